@@ -1,0 +1,1 @@
+"""What watches a run. The model knows none of it."""

@@ -1,0 +1,157 @@
+"""predictions.csv: one row per image, failed ones included."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from classifier.files import replacing
+
+MAX_RANKS = 5
+_FORMULA = re.compile(r"^[=+\-@\t\r]")
+_NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
+
+
+class PredictionsWriter(Callback):
+    """Writes a row per image as the batches come, and gives the file its name at the end.
+
+    Columns: path, label, index, score, label_2, score_2, ..., prob_<class>..., error; with the
+    truth known also target and correct.
+
+    Args:
+        file: Where the table goes. An interrupted run leaves no file of this name.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.num_rows = 0
+        self.num_errors = 0
+        self._open = ExitStack()
+        self._writer: Any = None
+
+    def _start(self, pl_module: Any, with_truth: bool) -> None:
+        self._class_names: list[str] = list(pl_module.class_names)
+        self._with_truth = with_truth
+        temporary = self._open.enter_context(replacing(self.file))
+        stream = self._open.enter_context(
+            # Names that are no valid UTF-8 keep their bytes.
+            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="")
+        )
+        self._writer = csv.writer(stream, lineterminator="\r\n")
+        self._writer.writerow(columns(self._class_names, with_truth))
+
+    def _write(self, dataset: Any, batch: Any, probabilities: Tensor) -> None:
+        rows = probabilities.float().cpu().tolist()
+        targets, places = batch.targets.tolist(), batch.indices.tolist()
+        errors = batch.errors or [""] * len(rows)
+        for row, target, place, error in zip(rows, targets, places, errors, strict=True):
+            self._writer.writerow(
+                list(self._cells(dataset.path(place), row, target, error.replace("\n", " ")))
+            )
+            self.num_rows += 1
+            self.num_errors += bool(error)
+
+    def _cells(
+        self, path: str, probabilities: Sequence[float], target: int, error: str
+    ) -> Iterator[Any]:
+        names = self._class_names
+        num_ranks = min(MAX_RANKS, len(names))
+        yield safe_path(path)
+        if error:
+            yield from [""] * (1 + 2 * num_ranks + len(names))
+        else:
+            order = sorted(range(len(names)), key=lambda i: (-probabilities[i], i))[:num_ranks]
+            yield from (safe_label(names[order[0]]), order[0], _score(probabilities[order[0]]))
+            for index in order[1:]:
+                yield from (safe_label(names[index]), _score(probabilities[index]))
+            yield from (_score(value) for value in probabilities)
+        yield error
+        if self._with_truth:
+            yield from (target, "" if error else order[0] == target)
+
+    def _finish(self) -> None:
+        self._open.close()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the table."""
+        self._start(pl_module, with_truth=False)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the rows of a batch."""
+        self._write(trainer.datamodule.stage("predict"), batch, outputs)  # type: ignore[attr-defined]
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the table its name."""
+        self._finish()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the table."""
+        self._start(pl_module, with_truth=True)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the rows of a batch."""
+        probabilities = outputs["logits"].float().softmax(dim=1)
+        self._write(trainer.datamodule.stage("test"), batch, probabilities)  # type: ignore[attr-defined]
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the table its name."""
+        self._finish()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Throw half a table away."""
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
+
+
+def columns(class_names: Sequence[str], with_truth: bool) -> list[str]:
+    """The header of predictions.csv.
+
+    Args:
+        class_names: In the order of the logits.
+        with_truth: Add target and correct.
+    """
+    ranks = range(2, min(MAX_RANKS, len(class_names)) + 1)
+    header = ["path", "label", "index", "score"]
+    header += [name for rank in ranks for name in (f"label_{rank}", f"score_{rank}")]
+    header += [f"prob_{name}" for name in class_names]
+    return [*header, "error", *(["target", "correct"] if with_truth else [])]
+
+
+def safe_path(path: str) -> str:
+    """A path that no spreadsheet takes for a formula, and that still leads to the file."""
+    return f"./{path}" if _FORMULA.match(path) else path
+
+
+def safe_label(label: str) -> str:
+    """A label that no spreadsheet takes for a formula; numbers stay as they are."""
+    return f"'{label}" if _FORMULA.match(label) and not _NUMBER.match(label) else label
+
+
+def _score(value: float) -> str:
+    return f"{value:.8g}" if math.isfinite(value) else "nan"

@@ -1,0 +1,220 @@
+"""RunRecorder: keeps what a run needs to be repeated, resumed and read."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from classifier.checkpoints import (
+    CONFIG_KEY,
+    RANDOM_STATE_KEY,
+    random_state,
+    relocate,
+    restore_random_state,
+)
+from classifier.errors import Interrupted
+from classifier.files import link_or_copy
+from classifier.runs import BEST, LAST, Run
+
+log = logging.getLogger(__name__)
+
+
+class RunRecorder(Callback):
+    """Puts the configuration and the random state into every checkpoint, and obeys signals.
+
+    On SIGINT or SIGTERM the batch is finished, last.ckpt is written, and the run ends; a second
+    SIGINT ends it at once.
+
+    Args:
+        run: The run folder.
+        config: The resolved configuration, as plain data.
+        resumed_from: The checkpoint that the training goes on from.
+        resumed_step: Optimizer steps that it had made.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: dict[str, Any],
+        resumed_from: Path | None = None,
+        resumed_step: int = 0,
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.resumed_from = resumed_from
+        self.resumed_step = resumed_step
+        self.signum: int | None = None
+        self._random_state: dict[str, Any] | None = None
+        self._epoch_started = time.monotonic()
+
+    # Checkpoints
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the configuration and the state of the random numbers."""
+        checkpoint[CONFIG_KEY] = self.config
+        checkpoint[RANDOM_STATE_KEY] = random_state()
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the random state and the paths, when a training is resumed."""
+        if self.resumed_from is not None:
+            self._random_state = checkpoint.get(RANDOM_STATE_KEY)
+            relocate(checkpoint, self.resumed_from.parent, self.run.checkpoints)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on with the random numbers where the checkpoint left off."""
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+            self._random_state = None
+
+    # Signals
+
+    @contextmanager
+    def obeying_signals(self) -> Iterator[None]:
+        """Within the block SIGINT and SIGTERM end the training at the next batch."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if self.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+        log.info("%s: ending after this batch", signal.Signals(signum).name)
+
+    def _obey(self, trainer: L.Trainer) -> None:
+        if self.signum is None:
+            return
+        if trainer.state.fn == "fit" and not trainer.fast_dev_run and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.run.checkpoints / LAST)
+        raise Interrupted(self.signum)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End here when a signal came."""
+        self._obey(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End here when a signal came; a validation within a training is finished first."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            self._obey(trainer)
+
+    def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End here when a signal came."""
+        self._obey(trainer)
+
+    def on_predict_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End here when a signal came."""
+        self._obey(trainer)
+
+    # Progress
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the time."""
+        self._epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how the epoch went, in one line."""
+        shown = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name in ("train_loss", "validation_loss", "validation_accuracy")
+            or name == "validation_f1_score"
+        }
+        seconds = time.monotonic() - self._epoch_started
+        log.info(
+            "epoch %d/%s: %s (%.1f s)", trainer.current_epoch + 1, trainer.max_epochs,
+            ", ".join(f"{name} {value:.4f}" for name, value in shown.items()), seconds,
+        )  # fmt: skip
+
+
+class BestLink(Checkpoint):
+    """Keeps checkpoints/best.ckpt a second name of the user's own best checkpoint.
+
+    Lightning runs checkpoint callbacks last and in order, so this one runs after the user's.
+
+    Args:
+        source: The user's ModelCheckpoint.
+        folder: The run's checkpoints folder.
+    """
+
+    def __init__(self, source: ModelCheckpoint, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+        self._linked: tuple[str, float] | None = None
+
+    def _refresh(self) -> None:
+        path = Path(self.source.best_model_path or self.source.last_model_path or "")
+        if not path.is_file() or path.resolve() == (self.folder / BEST).resolve():
+            return
+        state = (str(path), path.stat().st_mtime)
+        if state != self._linked:
+            self.folder.mkdir(exist_ok=True)
+            link_or_copy(path, self.folder / BEST)
+            self._linked = state
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Follow the user's checkpoint."""
+        self._refresh()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Follow the user's checkpoint."""
+        self._refresh()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Follow the user's checkpoint."""
+        self._refresh()
+
+
+class RunLogger(CSVLogger):
+    """metrics.csv in the run folder, with the rows of the run that is resumed before the new ones.
+
+    Args:
+        folder: The run folder.
+        history: metrics.csv of the run before; None without a resume.
+        until_step: Rows of later steps are left out: they will be made again.
+    """
+
+    def __init__(self, folder: Path, history: Path | None = None, until_step: int = 0) -> None:
+        super().__init__(str(folder), name="", version="")
+        self._history = history
+        self._until_step = until_step
+        self._read = False
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @property
+    def experiment(self) -> Any:
+        """The writer, which knows the history from the start."""
+        import warnings
+
+        with warnings.catch_warnings():
+            # The folder is never empty: it holds config.yaml and the log.
+            warnings.filterwarnings("ignore", message="Experiment logs directory")
+            writer = super().experiment
+        if not self._read and self._history is not None and self._history.is_file():
+            with open(self._history, encoding="utf-8", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < self._until_step]
+            if rows:
+                writer.metrics.extend(rows)
+                writer.save()
+        self._read = True
+        return writer

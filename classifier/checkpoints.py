@@ -1,0 +1,154 @@
+"""Checkpoints: read as data, written whole, carried over to the run that resumes them."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import random
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from classifier.errors import ConfigError, RunError
+from classifier.files import link_or_copy, replacing
+from classifier.runs import BEST, LAST
+
+log = logging.getLogger(__name__)
+
+# What a checkpoint holds besides Lightning's own keys.
+CONFIG_KEY = "config"
+RANDOM_STATE_KEY = "random_state"
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and renames it: a kill leaves the old one.
+
+    Lightning's own stages the file in the temporary folder, often another file system, where the
+    move is a copy that a kill can cut short.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            RunError: the disk is full, or may not be written.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with replacing(target) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:
+            # torch's zip writer reports a full disk as a RuntimeError.
+            raise RunError(
+                f"the checkpoint {target} could not be written ({error}). "
+                "Free disk space; the checkpoints before it are intact"
+            ) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this program: tensors and plain data only, no code.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The checkpoint, all tensors on the CPU.
+
+    Raises:
+        ConfigError: truncated, empty, of another program, or holding anything but data.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            "ckpt_path", "the file is no checkpoint, or holds code, which is never run",
+            got=str(path), remedy="Give a .ckpt file that this program wrote",
+        ) from error  # fmt: skip
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        problem = "the file is empty" if path.stat().st_size == 0 else "the file is damaged"
+        raise ConfigError(
+            "ckpt_path", problem, got=str(path),
+            remedy="Use another checkpoint of the run, such as last.ckpt",
+        ) from error  # fmt: skip
+    if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
+        raise ConfigError(
+            "ckpt_path", "the file is a checkpoint of another program", got=str(path),
+            remedy="Give a .ckpt file that this program wrote; weights of other programs "
+            "load by model_name from a folder",
+        )  # fmt: skip
+    return checkpoint
+
+
+def carry_over(checkpoint_file: Path, folder: Path) -> None:
+    """Give a resumed run the best and last checkpoints of the run before.
+
+    Args:
+        checkpoint_file: The checkpoint that is resumed.
+        folder: The new run's checkpoints folder.
+    """
+    folder.mkdir(exist_ok=True)
+    for file in sorted(checkpoint_file.parent.glob("*.ckpt")):
+        link_or_copy(file, folder / file.name)
+
+
+def relocate(checkpoint: dict[str, Any], old: Path, new: Path) -> None:
+    """Let the checkpoint callbacks of a resumed run know their files in the new folder.
+
+    Without it Lightning forgets the best score so far, and the first epoch after a resume becomes
+    the best one, however bad.
+
+    Args:
+        checkpoint: Changed in place.
+        old: The folder in which the checkpoint lies now.
+        new: The folder of the run that resumes it.
+    """
+    for name, state in checkpoint.get("callbacks", {}).items():
+        if not name.startswith("ModelCheckpoint") or "dirpath" not in state:
+            continue
+        if Path(str(state["dirpath"])).name != old.name:
+            continue  # the user's own folder stays where it is
+        state["dirpath"] = str(new)
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            if state.get(key):
+                state[key] = str(new / Path(state[key]).name)
+        state["best_k_models"] = {
+            str(new / Path(file).name): score for file, score in state["best_k_models"].items()
+        }
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random number generator, as plain data and tensors."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    version, values, gauss = state["python"]
+    random.setstate((version, tuple(values), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+        torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
+
+
+def best_of(folder: Path) -> Path | None:
+    """best.ckpt of a checkpoints folder, else last.ckpt, else None."""
+    for name in (BEST, LAST):
+        if (folder / name).is_file():
+            return folder / name
+    return None

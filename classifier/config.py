@@ -1,0 +1,297 @@
+"""The one reader of YAML, and what can be said of a configuration before anything is imported."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from classifier.errors import ConfigError
+
+SECTIONS = ("model", "data", "trainer", "optuna")
+TOP_LEVEL_KEYS = (
+    "seed_everything",
+    "ckpt_path",
+    "custom_folder_name",
+    "only_weights_load",
+    *SECTIONS,
+)
+# A checkpoint is data: its configuration may name classes of these packages only.
+TRUSTED_PACKAGES = frozenset(
+    {
+        "albumentations",
+        "classifier",
+        "lightning",
+        "timm",
+        "torch",
+        "torchmetrics",
+        "torchvision",
+        "transformers",
+    }
+)
+
+_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+_BOOLEAN_WORDS = frozenset({"on", "off", "yes", "no"})
+
+
+class _Reader(yaml.SafeLoader):
+    """YAML 1.2 scalars: `1e-5` is a number, `12:30` a string; a mapping has each key once."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, yaml.Node] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool):
+                raise yaml.YAMLError(f"line {_line(key_node)}: a key must be plain text")
+            if key in seen:
+                raise yaml.YAMLError(
+                    f"line {_line(key_node)}: the key {key!r} stands twice, "
+                    f"first in line {_line(seen[key])}"
+                )
+            seen[key] = key_node
+        return super().construct_mapping(node, deep=deep)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _ambiguous(loader: _Reader, node: yaml.ScalarNode) -> Any:
+    raise yaml.YAMLError(
+        f"line {_line(node)}: {node.value!r} may mean a word or a truth value; "
+        f"quote it ('{node.value}') or write true or false"
+    )
+
+
+def _add_scalar(tag: str, pattern: str, first: str) -> None:
+    _Reader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
+
+
+_add_scalar("null", r"^(?:~|null|Null|NULL|)$", "~nN")
+_Reader.yaml_implicit_resolvers.setdefault("", []).append(
+    ("tag:yaml.org,2002:null", re.compile(r"^$"))
+)
+_add_scalar("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF")
+_add_scalar("ambiguous", rf"^(?i:{'|'.join(sorted(_BOOLEAN_WORDS))})$", "oOyYnN")
+_add_scalar("int", r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$", "-+0123456789")
+_add_scalar(
+    "float",
+    r"^[-+]?(?:[0-9][0-9_]*\.[0-9]*(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+    r"|\.[0-9]+(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$",
+    "-+0123456789.",
+)
+_add_scalar("merge", r"^<<$", "<")
+_Reader.add_constructor("tag:yaml.org,2002:ambiguous", _ambiguous)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse one YAML document.
+
+    Raises:
+        yaml.YAMLError: bad syntax, a key that stands twice, or an unquoted on, off, yes or no.
+    """
+    return yaml.load(text, Loader=_Reader)
+
+
+def parse_value(text: str) -> Any:
+    """Parse a value given on the command line, as jsonargparse wants its loader to.
+
+    `{a,b}` and `word:` would be mappings of nothing in YAML; here they are the text itself.
+    """
+    value = parse_yaml(text)
+    if isinstance(value, dict) and value and all(item is None for item in value.values()):
+        return text
+    return value
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read one configuration file and check its top level.
+
+    Args:
+        path: The YAML file.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, bad YAML, or an unknown or ill-typed top-level key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(p.name for p in file.parent.glob("*.y*ml")) if file.parent.is_dir() else []
+        raise ConfigError(
+            "--config", "no such file", got=str(path), remedy="Give the path of a YAML file",
+            name=file.name, options=near,
+        )  # fmt: skip
+    try:
+        content = parse_yaml(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}", f"not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            str(path), "not UTF-8 text", remedy="Save the file as UTF-8"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            str(path), "must hold keys such as model, data and trainer",
+            got=content, remedy="See configs/folder.yaml for a complete file",
+        )  # fmt: skip
+    check_top_level(content, source=f"{path}: ")
+    return content
+
+
+def check_top_level(config: Mapping[Any, Any], source: str = "") -> None:
+    """Refuse unknown top-level keys, and sections that are no mappings.
+
+    Args:
+        config: The parsed file.
+        source: Put before the key in a message, to name the file.
+
+    Raises:
+        ConfigError: names the key and the nearest valid one.
+    """
+    for key, value in config.items():
+        if key not in TOP_LEVEL_KEYS:
+            raise ConfigError(
+                f"{source}{key}", "unknown key", name=str(key), options=TOP_LEVEL_KEYS,
+                remedy=f"The top-level keys are {', '.join(TOP_LEVEL_KEYS)}",
+            )  # fmt: skip
+        if key in SECTIONS and not isinstance(value, Mapping | None):
+            raise ConfigError(
+                f"{source}{key}", "must be a mapping of keys", got=value,
+                remedy=f"Write the keys of {key} indented below it",
+            )  # fmt: skip
+
+
+def class_paths(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every `class_path` in a configuration, and every name that is an import path.
+
+    Yields:
+        (dotted key, class path) pairs, in file order. List items are keyed by their index.
+    """
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            here = f"{key}.{name}" if key else str(name)
+            if isinstance(value, str) and (name == "class_path" or _is_import_path(here, value)):
+                yield here, value
+            else:
+                yield from class_paths(value, here)
+    elif isinstance(tree, list | tuple):
+        for index, value in enumerate(tree):
+            if isinstance(value, str) and key.endswith(".metrics"):
+                yield f"{key}.{index}", value
+            else:
+                yield from class_paths(value, f"{key}.{index}")
+
+
+def _is_import_path(key: str, value: str) -> bool:
+    named_by_name = (".optimizer_config.name", ".scheduler_config.name")
+    return key.endswith(named_by_name) and "." in value
+
+
+def check_trusted(config: Mapping[str, Any], allowed: frozenset[str], source: str) -> None:
+    """Refuse a checkpoint's own configuration that names code from outside the trusted packages.
+
+    Runs on the raw tree: nothing that it names has been imported.
+
+    Args:
+        config: The configuration that a checkpoint carries.
+        allowed: Further top-level packages that the user trusts (`--allow_module NAME`).
+        source: The checkpoint, for the message.
+
+    Raises:
+        ConfigError: names the key, the class and the flag that would allow it.
+    """
+    for key, path in class_paths(config):
+        package = path.partition(".")[0]
+        if "." in path and package not in TRUSTED_PACKAGES | allowed:
+            raise ConfigError(
+                key, f"the checkpoint {source} names code outside the trusted packages", got=path,
+                remedy=f"If you trust this checkpoint, add --allow_module {package}",
+            )  # fmt: skip
+
+
+# Trees of configuration
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one configuration over another: mappings are joined, all else is replaced.
+
+    A mapping with another class_path replaces the old one whole: the arguments of one class mean
+    nothing to another.
+
+    Args:
+        base: The earlier configuration.
+        over: The later one, which wins.
+    """
+    if "class_path" in over and over["class_path"] != base.get("class_path", over["class_path"]):
+        return copy.deepcopy(dict(over))
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def override(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set one value in a configuration, in place.
+
+    Args:
+        tree: The configuration.
+        key: Dotted path; list items by their index; `init_args` may be left out.
+        value: The new value.
+
+    Raises:
+        ConfigError: the path leads through something that has no keys, or past a list's end.
+    """
+    *path, last = key.split(".")
+    node: Any = tree
+    for depth, name in enumerate(path):
+        node = _step(_arguments(node, name), name, ".".join(path[: depth + 1]), following=True)
+    node = _arguments(node, last)
+    if isinstance(node, list):
+        _step(node, last, key, following=False)
+        node[int(last)] = value
+    elif isinstance(node, dict) and isinstance(node.get(last), dict) and isinstance(value, dict):
+        node[last] = merge(node[last], value)
+    elif isinstance(node, dict):
+        if last == "class_path" and node.get("class_path") != value:
+            node.pop("init_args", None)
+        node[last] = value
+    else:
+        raise ConfigError(key, "cannot be set: what holds it is no mapping", got=node)
+
+
+def _arguments(node: Any, name: str) -> Any:
+    """The init_args of a class, when `name` is an argument and not a key of the class itself."""
+    if isinstance(node, dict) and "class_path" in node and name not in _CLASS_KEYS:
+        if not isinstance(node.get("init_args"), dict):
+            node["init_args"] = {}
+        return node["init_args"]
+    return node
+
+
+def _step(node: Any, name: str, key: str, *, following: bool) -> Any:
+    if isinstance(node, list):
+        if not name.isdigit() or int(name) >= len(node):
+            raise ConfigError(
+                key, f"the list has {len(node)} items", got=name,
+                remedy=f"Write an index from 0 to {len(node) - 1}",
+            )  # fmt: skip
+        return node[int(name)]
+    if isinstance(node, dict) and following:
+        if node.get(name) is None:
+            node[name] = {}
+        return node[name]
+    raise ConfigError(key, "has no keys below it", got=node, remedy="Correct the dotted key")

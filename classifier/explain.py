@@ -1,0 +1,209 @@
+"""What the argument parser found wrong, in one line that names the dotted key.
+
+jsonargparse tells every branch of every union that did not fit, over dozens of lines. Most mistakes
+are found faster by walking the configuration: a class that cannot be imported, an argument that it
+does not take, one that is missing. What is left is a wrong type, read from the parser's own words.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from lightning import Trainer
+
+from classifier.errors import ConfigError
+from classifier.importing import import_path, parameters_of, public_names
+
+_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+# Where classes that may be named without their module come from.
+_SHORT_NAME_MODULES = (
+    "classifier",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.strategies",
+    "lightning.pytorch.profilers",
+    "albumentations",
+)
+_TYPE_WORDS = {
+    "NoneType": "null",
+    "bool": "true or false",
+    "dict": "a mapping",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "str": "text",
+}
+_KEY = re.compile(r'^(?P<indent> *)Parser key "(?P<key>[^"]+)":', re.MULTILINE)
+_EXPECTED = re.compile(r"Expected an? <class '(?:builtins\.)?(\w+)'>")
+_VALUE = re.compile(r"(?:Given value|Got value): (.*)")
+
+
+def explain(message: str, config: Mapping[str, Any]) -> ConfigError:
+    """The parser's complaint as one of ours.
+
+    Args:
+        message: What jsonargparse said.
+        config: The configuration that it parsed, as it was written.
+    """
+    try:
+        _walk(config, "")
+    except ConfigError as error:
+        return error
+    return _wrong_type(message, config)
+
+
+def _walk(node: Any, key: str) -> None:
+    """Find the first class or argument that cannot be, in the order of the file."""
+    if isinstance(node, Mapping):
+        if "class_path" in node:
+            _check_class(node, key)
+        elif key in ("model", "data"):
+            raise ConfigError(
+                f"{key}.class_path", "is missing",
+                remedy=f"Write class_path: classifier.Image{'Classifier' if key == 'model' else 'DataModule'}",
+            )  # fmt: skip
+        elif key == "trainer":
+            _check_names(node, Trainer, key)
+        for name, value in node.items():
+            _walk(value, f"{key}.{name}" if key else str(name))
+        if not key:
+            _check_sections(node)
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            _walk(value, f"{key}.{index}")
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    for section in ("model", "data"):
+        if not config.get(section):
+            raise ConfigError(
+                section, "is missing", remedy="See configs/folder.yaml for a complete file",
+            )  # fmt: skip
+
+
+def _check_class(node: Mapping[str, Any], key: str) -> None:
+    for name in node:
+        if name not in _CLASS_KEYS:
+            raise ConfigError(
+                f"{key}.{name}", "unknown key beside class_path",
+                remedy="Write the arguments of the class below init_args",
+                name=str(name), options=_CLASS_KEYS,
+            )  # fmt: skip
+    cls = _class(node["class_path"], f"{key}.class_path")
+    arguments = node.get("init_args")
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"{key}.init_args", "must be a mapping of arguments", got=arguments)
+    if cls is not None:
+        _check_names(arguments, cls, f"{key}.init_args")
+        for name, required in (parameters_of(cls) or {}).items():
+            if required and name not in arguments:
+                raise ConfigError(
+                    f"{key}.init_args.{name}", f"is missing; {cls.__name__} needs it",
+                    remedy=f"Add {name}",
+                )  # fmt: skip
+
+
+def _check_names(arguments: Mapping[str, Any], cls: Any, key: str) -> None:
+    known = parameters_of(cls)
+    for name in arguments:
+        if known is not None and name not in known:
+            raise ConfigError(
+                f"{key}.{name}", f"{cls.__name__} takes no {str(name)!r}",
+                remedy=f"It takes {_listed(list(known))}", name=str(name), options=known,
+            )  # fmt: skip
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _class(path: Any, key: str) -> Any:
+    if not isinstance(path, str):
+        raise ConfigError(key, "must be the import path of a class", got=path)
+    if "." in path:
+        found = import_path(path, key)
+        return found if inspect.isclass(found) else None
+    classes = _short_names()
+    if path not in classes:
+        raise ConfigError(
+            key, "no such class", got=path, name=path, options=classes,
+            remedy="Write its whole import path",
+        )  # fmt: skip
+    return classes[path]
+
+
+@cache
+def _short_names() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for module_name in _SHORT_NAME_MODULES:
+        module = import_module(module_name)
+        for name in public_names(module):
+            value = getattr(module, name)
+            if inspect.isclass(value):
+                found.setdefault(name, value)
+    return found
+
+
+def _wrong_type(message: str, config: Mapping[str, Any]) -> ConfigError:
+    found = list(_KEY.finditer(message))
+    if not found:
+        return ConfigError("--config", " ".join(message.split()).rstrip("."))
+    chain: list[str] = []
+    depth = -1
+    innermost = found[0]
+    for match in found:
+        if len(match["indent"]) > depth:
+            depth, innermost = len(match["indent"]), match
+            chain.append(match["key"])
+    rest = message[innermost.end() :]
+    words = [_TYPE_WORDS.get(name, name) for name in dict.fromkeys(_EXPECTED.findall(rest))]
+    values = _VALUE.findall(rest)
+    value_text = values[0].strip() if values else ""
+    key, value = _locate(chain, value_text, config)
+    problem = f"must be {' or '.join(words[:4])}" if words else _last_reason(rest)
+    return ConfigError(key, problem, got=value)
+
+
+def _last_reason(text: str) -> str:
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
+    skipped = ("Given value", "Does not validate", "Subtypes", "Errors:", "Problem with")
+    reasons = [line for line in lines if not line.startswith(skipped)]
+    return (reasons[0] if reasons else "is not valid").rstrip(".")
+
+
+def _locate(chain: list[str], value_text: str, config: Mapping[str, Any]) -> tuple[str, Any]:
+    """The full dotted key of a value, from the names that lead to it."""
+    parts = [part for key in chain for part in key.split(".")]
+    candidates = [
+        (key, value)
+        for key, value in _leaves(config, "")
+        if key.split(".")[-1] == parts[-1] and _in_order(parts, key.split("."))
+    ]
+    for key, value in candidates:
+        if str(value) == value_text:
+            return key, value
+    return candidates[0] if candidates else (".init_args.".join(chain), value_text)
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if key:
+        yield key, node
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{key}.{index}")
+
+
+def _in_order(parts: Sequence[str], path: Sequence[str]) -> bool:
+    remaining = iter(path)
+    return all(part in remaining for part in parts)

@@ -1,0 +1,1 @@
+"""Encoders, freezing, optimizers and the LightningModule that joins them."""

@@ -1,0 +1,262 @@
+"""ImageClassifier: forward, the steps, and the optimizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from classifier.errors import ConfigError, RunError
+from classifier.model.encoders import Network, build_network, rebuild_network
+from classifier.model.freezing import freeze_encoder, hold_frozen_in_eval, num_frozen_groups
+from classifier.model.optimizers import (
+    OPTIMIZER,
+    build_optimizer,
+    build_scheduler,
+    check_scheduler,
+)
+from classifier.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+DEFAULT_OPTIMIZER = {"name": "AdamW", "lr": 3e-4, "weight_decay": 0.05}
+# What a checkpoint holds besides Lightning's own keys, so that it can be used on its own.
+CHECKPOINT_KEY = "image_classifier"
+
+
+class ImageClassifier(L.LightningModule):
+    """An image classifier on any timm or transformers encoder.
+
+    The network is built when the number of classes is known: by `build`, which the command line
+    and Lightning's `configure_model` call, or when a checkpoint is loaded.
+
+    Args:
+        model_name: `timm/<name>`, `<org>/<name>` on the Hugging Face Hub, or a local folder.
+        pretrained: Load pretrained weights; false starts at random.
+        num_classes: null takes it from the data; a number that disagrees with the data is an error.
+        freeze_encoder: false, true, or the fraction in [0, 1] of the encoder's layer groups, from
+            the input side, that are not trained. The head always is.
+        optimizer_config: `name` (torch.optim class, timm name or import path) and its arguments.
+        scheduler_config: `name` (cosine, linear, step, plateau, one_cycle, constant, a class of
+            torch.optim.lr_scheduler or an import path), `warmup_epochs` or `warmup_ratio`, and the
+            schedule's arguments; null keeps the learning rate.
+
+    Raises:
+        ConfigError: a name, argument or number that cannot be.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool = True,
+        num_classes: int | None = None,
+        freeze_encoder: bool | float = False,
+        optimizer_config: dict[str, Any] | None = None,
+        scheduler_config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.num_classes = num_classes
+        self.freeze_encoder = freeze_encoder
+        self.optimizer_config = {**(optimizer_config or DEFAULT_OPTIMIZER)}
+        self.scheduler_config = scheduler_config
+        self.class_names: list[str] | None = None
+        self.network: Network | None = None
+        self._check()
+
+    def _check(self) -> None:
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ConfigError(
+                "model.init_args.num_classes", "must be at least 1", got=self.num_classes,
+                remedy="Write null to take it from the data",
+            )  # fmt: skip
+        num_frozen_groups(self.freeze_encoder, 1)
+        build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
+        check_scheduler(self.scheduler_config)
+
+    # Building
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the encoder expects of an image. Known once the network is built."""
+        return self._built().preprocessing
+
+    def build(self, class_names: Sequence[str] | None = None) -> None:
+        """Build the network, once.
+
+        Args:
+            class_names: One label per class in the order of the logits; None names them by number.
+
+        Raises:
+            ConfigError: the number of classes is unknown or disagrees with `class_names`.
+        """
+        if self.network is not None:
+            return
+        self._set_classes(class_names)
+        assert self.class_names is not None
+        self.network = build_network(self.model_name, len(self.class_names), self.pretrained)
+        self._freeze()
+
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        """Build the architecture that a checkpoint holds, without its weights, offline.
+
+        Args:
+            checkpoint: The loaded checkpoint of an ImageClassifier.
+        """
+        saved = checkpoint[CHECKPOINT_KEY]
+        self.class_names = list(saved["class_names"])
+        self.network = rebuild_network(saved["network"], len(self.class_names))
+        self._freeze()
+
+    def configure_model(self) -> None:
+        """Lightning's hook before training: takes the classes from the data module."""
+        if self.network is None and self._trainer is not None:
+            data = getattr(self.trainer, "datamodule", None)
+            self.build(getattr(data, "class_names", None))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes the checkpoint usable on its own: classes and architecture."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "class_names": self.class_names,
+            "network": self._built().spec,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network of the checkpoint where none was built yet."""
+        if self.network is None:
+            self.rebuild(checkpoint)
+
+    def _set_classes(self, class_names: Sequence[str] | None) -> None:
+        if class_names is None:
+            if self.num_classes is None:
+                raise ConfigError(
+                    "model.init_args.num_classes", "is null, and there is no data to take it from",
+                    remedy="Write the number of classes, or train with an ImageDataModule",
+                )  # fmt: skip
+            class_names = [str(index) for index in range(self.num_classes)]
+        if self.num_classes not in (None, len(class_names)):
+            raise ConfigError(
+                "model.init_args.num_classes",
+                f"disagrees with the data, which has {len(class_names)} classes "
+                f"({', '.join(class_names)})",
+                got=self.num_classes, remedy="Write null to take it from the data",
+            )  # fmt: skip
+        self.class_names = list(class_names)
+
+    def _freeze(self) -> None:
+        network = self._built()
+        report = freeze_encoder(network, network.layer_groups(), self.freeze_encoder)
+        for side in ("mean", "std"):
+            values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
+            self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)
+        self.train(self.training)
+        log.info("%s: %s", self.model_name, report)
+
+    def _built(self) -> Network:
+        if self.network is None:
+            raise RuntimeError("the network is not built yet: call build(class_names) first")
+        return self.network
+
+    def train(self, mode: bool = True) -> ImageClassifier:
+        """Set the mode of all modules but the frozen ones, which stay in eval mode."""
+        super().train(mode)
+        if self.network is not None:
+            hold_frozen_in_eval(self.network)
+        return self
+
+    # Steps
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: (N, 3, H, W), uint8 pixels in [0, 255], normalised here on the device, or
+                floats that are normalised already.
+
+        Returns:
+            Logits (N, num_classes).
+        """
+        if images.dtype == torch.uint8:
+            images = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        logits: Tensor = self._built()(images)
+        return logits
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """One batch of (images, targets, ...): logs train_loss, returns loss and logits."""
+        outputs = self._step(batch)
+        loss = outputs["loss"]
+        if not torch.isfinite(loss):
+            raise RunError(self._not_finite(loss, batch_idx))
+        size = len(outputs["targets"])
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True)
+        return outputs
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """One batch of (images, targets, ...): logs validation_loss, returns loss and logits."""
+        return self._evaluation_step(batch, "validation")
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """One batch of (images, targets, ...): logs test_loss, returns loss and logits."""
+        return self._evaluation_step(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One batch of (images, ...): probabilities (N, num_classes) in float32."""
+        return self(batch[0]).float().softmax(dim=1)
+
+    def _step(self, batch: Any) -> dict[str, Tensor]:
+        images, targets = batch[0], batch[1]
+        logits = self(images)
+        loss = F.cross_entropy(logits.float(), targets)
+        return {"loss": loss, "logits": logits.detach(), "targets": targets}
+
+    def _evaluation_step(self, batch: Any, stage: str) -> dict[str, Tensor]:
+        outputs = self._step(batch)
+        size = len(outputs["targets"])
+        self.log(
+            f"{stage}_loss", outputs["loss"], batch_size=size, prog_bar=True, sync_dist=True
+        )
+        return outputs
+
+    def _not_finite(self, loss: Tensor, batch_idx: int) -> str:
+        rates = sorted({group["lr"] for group in self.trainer.optimizers[0].param_groups})
+        return (
+            f"the loss became {loss.item()} at step {self.global_step} "
+            f"(epoch {self.current_epoch}, batch {batch_idx}, "
+            f"lr {', '.join(f'{rate:.3g}' for rate in rates)}). "
+            f"Lower {OPTIMIZER}.lr, set trainer.gradient_clip_val, or use trainer.precision: 32"
+        )
+
+    # Optimization
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trainable parameters, and its schedule."""
+        optimizer = build_optimizer(self._built(), self.optimizer_config)
+        if self.scheduler_config is None:
+            return optimizer
+        num_steps, num_epochs = self._planned()
+        scheduler = build_scheduler(
+            optimizer, self.scheduler_config, num_steps=num_steps, num_epochs=num_epochs
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _planned(self) -> tuple[int, int]:
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConfigError(
+                "trainer.max_epochs", "a schedule needs the length of the training",
+                got=self.trainer.max_epochs,
+                remedy="Write a number of epochs, or scheduler_config: null",
+            )  # fmt: skip
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            batches = max(1, self.trainer.num_training_batches)
+            epochs = max(1, round(steps * self.trainer.accumulate_grad_batches / batches))
+        return max(1, int(steps)), epochs

@@ -1,0 +1,127 @@
+"""Layer groups from the input to the output, and freezing a fraction of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from classifier.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Parameters that are frozen or trained together.
+
+    Args:
+        name: What its parameters' names have in common, such as `layer1.0`.
+        parameters: Names of its parameters within the network.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FreezeReport:
+    """What freezing did, for the log.
+
+    Args:
+        frozen: Names of the frozen layer groups, from the input side.
+        num_groups: All layer groups of the encoder; the head is none of them.
+        num_trainable: Parameters that will be trained, the head's included.
+        num_parameters: All parameters.
+    """
+
+    frozen: tuple[str, ...]
+    num_groups: int
+    num_trainable: int
+    num_parameters: int
+
+    def __str__(self) -> str:
+        names = ", ".join(self.frozen[:2])
+        if len(self.frozen) > 2:
+            names = f"{self.frozen[0]} ... {self.frozen[-1]}"
+        return (
+            f"froze {len(self.frozen)} of {self.num_groups} layer groups"
+            + (f": {names}" if names else "")
+            + f"; trainable {_count(self.num_trainable)} of {_count(self.num_parameters)}"
+        )
+
+
+def num_frozen_groups(fraction: bool | float, num_groups: int) -> int:
+    """How many groups a fraction freezes: the nearest whole number, a half rounded up.
+
+    Args:
+        fraction: In [0, 1]; False is 0 and True is 1.
+        num_groups: Layer groups of the encoder.
+
+    Raises:
+        ConfigError: a fraction outside [0, 1].
+    """
+    if not 0.0 <= float(fraction) <= 1.0:
+        raise ConfigError(
+            "model.init_args.freeze_encoder", "must be false, true or a fraction in [0, 1]",
+            got=fraction, remedy="Write for example 0.5",
+        )  # fmt: skip
+    return math.floor(float(fraction) * num_groups + 0.5)
+
+
+def freeze_encoder(
+    network: nn.Module, groups: Sequence[LayerGroup], fraction: bool | float
+) -> FreezeReport:
+    """Freeze the first groups and free all others. Calling it again gives the same state.
+
+    Args:
+        network: The network whose parameters the groups name.
+        groups: The encoder's groups in order, a partition of its parameters without the head.
+        fraction: Part of the groups, from the input side, in [0, 1].
+
+    Raises:
+        ConfigError: a fraction outside [0, 1].
+    """
+    frozen = groups[: num_frozen_groups(fraction, len(groups))]
+    names = {name for group in frozen for name in group.parameters}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in names)
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    return FreezeReport(
+        frozen=tuple(group.name for group in frozen),
+        num_groups=len(groups),
+        num_trainable=sum(size for size, trainable in sizes if trainable),
+        num_parameters=sum(size for size, _ in sizes),
+    )
+
+
+def hold_frozen_in_eval(network: nn.Module) -> None:
+    """Put every module whose parameters are all frozen into eval mode.
+
+    requires_grad=False alone lets BatchNorm go on updating its running statistics, and dropout go
+    on dropping, in layers that the user asked to leave alone. Call it after every `train()`.
+    """
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def group_by_prefix(names: Iterable[str], prefixes: dict[str, str]) -> list[LayerGroup]:
+    """Collect parameter names into groups, in the order in which the prefixes first appear.
+
+    Args:
+        names: Parameter names in the order of the network.
+        prefixes: Parameter name -> name of its group.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(prefixes[name], []).append(name)
+    return [LayerGroup(prefix, tuple(members)) for prefix, members in groups.items()]
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number)

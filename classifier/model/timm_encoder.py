@@ -1,0 +1,147 @@
+"""Networks from timm: by name, from the Hub or from a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.data import resolve_model_data_config
+from timm.models import group_parameters
+from torch import Tensor
+
+from classifier.errors import ConfigError
+from classifier.model.encoders import MODEL_NAME, PRETRAINED, Network, unavailable
+from classifier.model.freezing import LayerGroup, group_by_prefix
+from classifier.preprocessing import INTERPOLATIONS, Preprocessing
+
+# Keys of a pretrained_cfg that say where the weights were, which a rebuilt network must not need.
+_LOCATION_KEYS = {"url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"}
+_RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "pad"}
+
+
+class TimmNetwork(Network):
+    """A timm model."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits
+
+    def layer_groups(self) -> list[LayerGroup]:
+        classifier = self.model.get_classifier()
+        heads = classifier if isinstance(classifier, tuple | list) else [classifier]
+        in_head = {id(p) for head in heads for p in head.parameters()}
+        names = [f"model.{n}" for n, p in self.model.named_parameters() if id(p) not in in_head]
+        group_of = {
+            f"model.{name}": number
+            for number, members in group_parameters(
+                self.model, self.model.group_matcher(coarse=False)
+            ).items()
+            for name in members
+        }
+        ordered = sorted(names, key=lambda name: group_of[name])
+        label: dict[int, str] = {}
+        for name in ordered:
+            label.setdefault(group_of[name], _label(name))
+        # Two groups may begin alike; their number keeps them apart.
+        labels = {name: f"{group_of[name]}:{label[group_of[name]]}" for name in ordered}
+        return [
+            LayerGroup(group.name.partition(":")[2], group.parameters)
+            for group in group_by_prefix(ordered, labels)
+        ]
+
+
+def build(location: str, num_classes: int, pretrained: bool) -> TimmNetwork:
+    """Build a timm network.
+
+    Args:
+        location: A timm model name, `hf-hub:<org>/<name>` or `local-dir:<folder>`.
+        num_classes: Outputs of the head.
+        pretrained: Load the pretrained weights.
+
+    Raises:
+        ConfigError: timm knows no such model, or its weights cannot be had.
+    """
+    _check_name(location, pretrained)
+    try:
+        model = timm.create_model(location, pretrained=pretrained, num_classes=num_classes)
+    except Exception as error:
+        # timm, huggingface_hub, httpx and safetensors each raise errors of their own here.
+        if not pretrained:
+            raise unavailable(location, error) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ConfigError(
+            PRETRAINED, f"the weights of {location} could not be loaded ({reason.rstrip('.')})",
+            got=True, remedy="Check the network connection, or write pretrained: false",
+        ) from error  # fmt: skip
+    return _wrap(model)
+
+
+def rebuild(spec: Mapping[str, Any], num_classes: int) -> TimmNetwork:
+    """Build the architecture of a saved network, with random weights."""
+    model = timm.create_model(
+        spec["architecture"],
+        pretrained=False,
+        num_classes=num_classes,
+        pretrained_cfg=dict(spec["pretrained_cfg"]),
+        **spec["model_args"],
+    )
+    return TimmNetwork(model, Preprocessing.from_dict(spec["preprocessing"]), dict(spec))
+
+
+def _check_name(location: str, pretrained: bool) -> None:
+    if ":" in location:
+        return
+    if not timm.is_model(location.partition(".")[0]):
+        raise ConfigError(
+            MODEL_NAME, "timm has no such model", got=f"timm/{location}",
+            remedy="See timm.list_models() for all names",
+            name=location, options=[*timm.list_models(), *timm.list_pretrained()],
+        )  # fmt: skip
+    architecture, _, tag = location.partition(".")
+    tags = [name for name in timm.list_pretrained(f"{architecture}.*")]
+    if tag and location not in tags:
+        raise ConfigError(
+            MODEL_NAME, f"timm has no weights {tag!r} for {architecture}", got=f"timm/{location}",
+            remedy=f"Write one of {', '.join(tags) or architecture}",
+            name=location, options=tags,
+        )  # fmt: skip
+    if pretrained and not tags:
+        raise ConfigError(
+            PRETRAINED, f"timm has no pretrained weights for {architecture}", got=True,
+            remedy="Write pretrained: false",
+        )  # fmt: skip
+
+
+def _wrap(model: Any) -> TimmNetwork:
+    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in _LOCATION_KEYS}
+    spec = {
+        "source": "timm",
+        "architecture": cfg["architecture"],
+        "model_args": dict(getattr(model, "pretrained_model_args", None) or {}),
+        "pretrained_cfg": cfg,
+    }
+    return TimmNetwork(model, _preprocessing(model), spec)
+
+
+def _preprocessing(model: Any) -> Preprocessing:
+    data = resolve_model_data_config(model)
+    _, height, width = data["input_size"]
+    crop_pct = data["crop_pct"]
+    interpolation = data["interpolation"]
+    return Preprocessing(
+        size=(height, width),
+        resize=(int(height / crop_pct), int(width / crop_pct)),
+        resize_mode=_RESIZE_MODES.get(data["crop_mode"], "shortest"),
+        interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",
+        mean=data["mean"],
+        std=data["std"],
+    )
+
+
+def _label(name: str) -> str:
+    parts = name.removeprefix("model.").split(".")[:-1]
+    digits = [i for i, part in enumerate(parts) if part.isdigit()]
+    if not parts:
+        return "stem"
+    return ".".join(parts[: digits[min(1, len(digits) - 1)] + 1] if digits else parts[:1])

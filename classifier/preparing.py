@@ -1,0 +1,241 @@
+"""What is made sure of before the first batch: data, classes, image size, monitors, weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+
+from classifier.callbacks.metrics import MetricsLogger
+from classifier.errors import ConfigError
+from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
+
+log = logging.getLogger(__name__)
+
+_PREFERRED_MONITOR = "validation_f1_score"
+_LOSS = "loss"
+
+
+def prepare_training(
+    model: L.LightningModule,
+    data: L.LightningDataModule,
+    checkpoint: Mapping[str, Any] | None = None,
+) -> None:
+    """Scan the data, build the network and send one image through it.
+
+    Args:
+        model: As the configuration made it.
+        data: As the configuration made it.
+        checkpoint: What the training resumes; its classes must be the data's.
+
+    Raises:
+        ConfigError: anything that would stop the training later.
+    """
+    data.setup("fit")
+    if not isinstance(model, ImageClassifier):
+        return
+    class_names = getattr(data, "class_names", None)
+    if checkpoint is None:
+        model.build(class_names)
+    else:
+        model.rebuild(dict(checkpoint))
+        check_same_classes(model.class_names or [], class_names)
+    if hasattr(data, "preprocessing"):
+        data.preprocessing = model.preprocessing
+    for name in ("train", "val"):
+        if hasattr(data, "stage") and (name == "train" or data.has_validation()):
+            _check_image(model, data.stage(name), name)
+
+
+def prepare_evaluation(
+    model: L.LightningModule, data: L.LightningDataModule, checkpoint: dict[str, Any]
+) -> None:
+    """Build the checkpoint's network with its weights, and give its classes to the data.
+
+    Args:
+        model: As the configuration made it.
+        data: As the configuration made it.
+        checkpoint: Of an ImageClassifier.
+    """
+    if not isinstance(model, ImageClassifier):
+        model.load_state_dict(checkpoint["state_dict"])
+        return
+    model.rebuild(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+    data.class_names = model.class_names  # type: ignore[attr-defined]
+    data.preprocessing = model.preprocessing  # type: ignore[attr-defined]
+
+
+def check_same_classes(saved: Sequence[str], found: Sequence[str] | None) -> None:
+    """Refuse to go on with other classes, or with the same ones in another order.
+
+    Raises:
+        ConfigError: with both lists.
+    """
+    if found is not None and list(saved) != list(found):
+        raise ConfigError(
+            "ckpt_path", f"the checkpoint's classes are {', '.join(saved)}; "
+            f"the data's are {', '.join(found)}",
+            remedy="Use the same class folders, or only_weights_load: true for a new training",
+        )  # fmt: skip
+
+
+def load_weights(model: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Take the weights of a checkpoint into a new training; the head only where it fits.
+
+    Args:
+        model: Built for the new data.
+        checkpoint: Whose weights are taken.
+
+    Raises:
+        ConfigError: the checkpoint holds another encoder.
+    """
+    weights: dict[str, Tensor] = dict(checkpoint["state_dict"])
+    own = model.state_dict()
+    other = sorted(set(own) ^ set(weights))
+    unlike = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    saved = checkpoint.get(CHECKPOINT_KEY, {})
+    old_classes = saved.get("class_names") or []
+    new_classes = getattr(model, "class_names", None) or []
+    head = _head_names(model)
+    if other or any(name not in head for name in unlike):
+        name = checkpoint.get("hyper_parameters", {}).get("model_name", "another model")
+        raise ConfigError(
+            "model.init_args.model_name", f"the checkpoint holds {name}, which is built otherwise",
+            got=getattr(model, "model_name", None), remedy=f"Write model_name: {name}",
+        )  # fmt: skip
+    if unlike:
+        log.info(
+            "only_weights_load: the head is new, for %d classes instead of %d",
+            len(new_classes), len(old_classes),
+        )  # fmt: skip
+    elif old_classes != new_classes:
+        log.warning(
+            "only_weights_load: the head is kept, but the checkpoint's classes were %s",
+            ", ".join(old_classes),
+        )
+    kept = {name: value for name, value in weights.items() if name not in unlike}
+    model.load_state_dict({**own, **kept})
+
+
+def _head_names(model: L.LightningModule) -> set[str]:
+    network = getattr(model, "network", None)
+    if network is None:
+        return set()
+    encoder = {name for group in network.layer_groups() for name in group.parameters}
+    return {f"network.{name}" for name, _ in network.named_parameters() if name not in encoder}
+
+
+def _check_image(model: ImageClassifier, dataset: Any, name: str) -> None:
+    image = dataset[0][0]
+    key = f"data.init_args.augmentations.{name}"
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(image.unsqueeze(0))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        height, width = model.preprocessing.size
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            key, f"gives images of {image.shape[1]} x {image.shape[2]} pixels, which "
+            f"{model.model_name} refuses ({reason})",
+            remedy=f"Resize to {height} x {width}, or write null",
+        ) from error  # fmt: skip
+    finally:
+        model.train(was_training)
+
+
+# Monitors
+
+
+def default_monitor(
+    callbacks: Iterable[Callback], data: L.LightningDataModule
+) -> tuple[str, str] | None:
+    """The metric and mode that choose the best checkpoint when the user names none."""
+    if not _has_validation(data):
+        return None
+    names = _known_names(callbacks, data)
+    return (_PREFERRED_MONITOR, "max") if _PREFERRED_MONITOR in names else ("validation_loss", "min")
+
+
+def check_monitors(
+    callbacks: Sequence[Callback],
+    model: L.LightningModule,
+    data: L.LightningDataModule,
+    listed: Sequence[Any],
+) -> None:
+    """Refuse a monitor that will not be logged, or one whose mode keeps the worst epoch.
+
+    With callbacks or a model of the user's own, which may log names of their own, unknown names
+    are left to Lightning.
+
+    Args:
+        callbacks: The user's, instantiated.
+        model: Whose schedule may have a monitor.
+        data: Without validation data nothing of that stage is logged.
+        listed: The callbacks of the configuration, for the dotted key.
+
+    Raises:
+        ConfigError: lists the names that will be logged.
+    """
+    names = _known_names(callbacks, data)
+    foreign = [item for item in (model, *callbacks) if not _is_known(item)]
+    for key, monitor, mode in _monitors(callbacks, model, listed):
+        if monitor not in names and not foreign:
+            raise ConfigError(
+                key, "this metric will not be logged", got=monitor,
+                remedy=f"The names are {', '.join(names)}", name=monitor, options=names,
+            )  # fmt: skip
+        if mode is not None and names.get(monitor) is not None:
+            right = "max" if names[monitor] else "min"
+            if mode != right:
+                raise ConfigError(
+                    key.removesuffix("monitor") + "mode",
+                    f"{mode} would look for the worst {monitor}", got=mode,
+                    remedy=f"Write mode: {right}",
+                )  # fmt: skip
+
+
+def _monitors(
+    callbacks: Sequence[Callback], model: L.LightningModule, listed: Sequence[Any]
+) -> Iterator[tuple[str, str, str | None]]:
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor:
+            index = next(
+                (i for i, item in enumerate(listed) if item is callback), callbacks.index(callback)
+            )
+            yield (
+                f"trainer.callbacks.{index}.init_args.monitor", callback.monitor, callback.mode
+            )  # fmt: skip
+    schedule = getattr(model, "scheduler_config", None) or {}
+    if "monitor" in schedule:
+        key = "model.init_args.scheduler_config.monitor"
+        yield key, schedule["monitor"], schedule.get("mode")
+
+
+def _known_names(
+    callbacks: Iterable[Callback], data: L.LightningDataModule
+) -> dict[str, bool | None]:
+    """Names that a training logs -> whether higher is better."""
+    loggers = [c for c in callbacks if isinstance(c, MetricsLogger)] or [MetricsLogger()]
+    names: dict[str, bool | None] = {}
+    for stage in ("train", "validation"):
+        if stage == "train" or _has_validation(data):
+            names[f"{stage}_{_LOSS}"] = False
+            for logger in loggers:
+                names |= logger.names(stage)
+    return names
+
+
+def _has_validation(data: L.LightningDataModule) -> bool:
+    return bool(getattr(data, "has_validation", lambda: True)())
+
+
+def _is_known(item: Any) -> bool:
+    return type(item).__module__.partition(".")[0] in ("classifier", "lightning")

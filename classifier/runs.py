@@ -1,0 +1,268 @@
+"""The run folder: made anew by every run, and what programs read from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import math
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from classifier.errors import ConfigError
+from classifier.files import write_text
+
+log = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+CHECKPOINTS = "checkpoints"
+BEST = "best.ckpt"
+LAST = "last.ckpt"
+_TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
+# Set for the further processes of a distributed run, which share the first one's folder.
+_RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
+_PACKAGES = (
+    "torch", "torchvision", "lightning", "jsonargparse", "timm", "transformers", "albumentations",
+    "torchmetrics", "numpy", "pillow", "opencv-python-headless",
+)  # fmt: skip
+
+
+@dataclass
+class Result:
+    """What a run came to: returned by `main`, and the content of result.json.
+
+    Args:
+        mode: train, validate, test or predict.
+        status: running, completed, interrupted or failed.
+        output_dir: The run folder.
+        metrics: Final value of every logged metric, by its name.
+        monitor: The metric that chose the best checkpoint.
+        best_score: Its value there.
+        best_checkpoint: Relative to the run folder; None where none was written.
+        last_checkpoint: Relative to the run folder.
+        predictions: Path of predictions.csv relative to the run folder.
+        num_epochs: Epochs trained in all, those before a resume included.
+        num_steps: Optimizer steps in all.
+        precision: What the trainer really used.
+        seed: Of this run.
+        wall_seconds: From the start of the command to its end.
+        error: Why the run failed.
+    """
+
+    mode: str
+    output_dir: str
+    status: str = "running"
+    metrics: dict[str, float] = field(default_factory=dict)
+    monitor: str | None = None
+    best_score: float | None = None
+    best_checkpoint: str | None = None
+    last_checkpoint: str | None = None
+    predictions: str | None = None
+    num_epochs: int | None = None
+    num_steps: int | None = None
+    precision: str | None = None
+    seed: int | None = None
+    wall_seconds: float | None = None
+    error: str | None = None
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        folder: An existing folder.
+        mode: train, validate, test or predict.
+        started: time.time() at the start of the command.
+    """
+
+    def __init__(self, folder: Path, mode: str, started: float) -> None:
+        self.folder = folder
+        self.started = started
+        self.result = Result(mode=mode, output_dir=folder.as_posix())
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.folder / CHECKPOINTS
+
+    def write_config(self, text: str) -> None:
+        """Keep the resolved configuration."""
+        write_text(self.folder / "config.yaml", text)
+
+    def write_environment(self, facts: dict[str, Any]) -> None:
+        """Keep versions and hardware; no names of machines or users, no variables."""
+        content = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "num_cpus": os.cpu_count(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+            **facts,
+        }
+        write_text(self.folder / "environment.json", json.dumps(content, indent=2) + "\n")
+
+    def write_result(self) -> None:
+        """Keep the result as it stands."""
+        self.result.wall_seconds = round(time.time() - self.started, 3)
+        content = json.dumps(_finite(asdict(self.result)), indent=2)
+        write_text(self.folder / "result.json", content + "\n")
+
+
+def create_run(experiment: str, mode: str, started: float) -> Run:
+    """Make the folder of a run: `runs/<experiment>/<YYYY-MM-DD_HH-MM-SS>/`.
+
+    A second run in the same second takes the next second's name: making a folder is atomic, so no
+    two runs ever share one.
+
+    Args:
+        experiment: Name of the experiment, may be nested with slashes.
+        mode: train, validate, test or predict.
+        started: time.time() at the start of the command.
+    """
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and _RUN_DIR_VARIABLE in os.environ:
+        return Run(Path(os.environ[_RUN_DIR_VARIABLE]), mode, started)
+    parent = RUNS / slug(experiment)
+    when = datetime.now()
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = parent / when.strftime(_TIMESTAMP)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            when += timedelta(seconds=1)
+        else:
+            break
+    os.environ[_RUN_DIR_VARIABLE] = str(folder.resolve())
+    return Run(folder, mode, started)
+
+
+def slug(name: str) -> str:
+    """A name as a relative path that stays below its parent: `../x` becomes `x`.
+
+    Args:
+        name: What the user wrote; slashes nest.
+    """
+    parts = [re.sub(r"[^\w.\-+= ]+", "_", part).strip(" .") for part in name.split("/")]
+    return "/".join(part for part in parts if part) or "experiment"
+
+
+def newest_unfinished(experiment: str) -> Path | None:
+    """The last checkpoint of the experiment's newest training that did not complete.
+
+    Args:
+        experiment: Name of the experiment.
+    """
+    for folder in sorted((RUNS / slug(experiment)).glob("????-??-??_??-??-??"), reverse=True):
+        last = folder / CHECKPOINTS / LAST
+        if last.is_file() and _status(folder) != "completed":
+            return last
+    return None
+
+
+def find_checkpoint(path: str) -> Path:
+    """The checkpoint that `--ckpt_path` means.
+
+    Args:
+        path: A checkpoint file, or a run folder, which stands for its best checkpoint.
+
+    Raises:
+        ConfigError: no such file, a folder without checkpoints, or a remote address.
+    """
+    if re.match(r"^[a-z][a-z0-9+.-]*://", path, flags=re.IGNORECASE):
+        raise ConfigError(
+            "ckpt_path", "remote checkpoints are not opened", got=path,
+            remedy="Download the file first",
+        )  # fmt: skip
+    found = Path(path)
+    if found.is_dir():
+        candidates = [found / CHECKPOINTS / BEST, found / CHECKPOINTS / LAST, found / BEST]
+        existing = [candidate for candidate in candidates if candidate.is_file()]
+        if not existing:
+            raise ConfigError(
+                "ckpt_path", "the folder holds no checkpoints/best.ckpt or last.ckpt", got=path,
+                remedy="Give the folder of a training run, or a .ckpt file",
+            )  # fmt: skip
+        return existing[0]
+    if not found.is_file():
+        names = sorted(item.name for item in found.parent.glob("*.ckpt"))
+        raise ConfigError(
+            "ckpt_path", "no such file or folder", got=path,
+            remedy="Give a .ckpt file or a run folder", name=found.name, options=names,
+        )  # fmt: skip
+    return found
+
+
+def _status(folder: Path) -> str | None:
+    file = folder / "result.json"
+    if not file.is_file():
+        return None
+    status: str | None = json.loads(file.read_text(encoding="utf-8")).get("status")
+    return status
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no nan: it becomes null, so that every reader can parse the file."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# The log
+
+
+class _Terminal(logging.Handler):
+    """Log lines on stderr, above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class Log:
+    """Log lines on stderr, and in the run's log.txt from the start of the command on."""
+
+    def __init__(self) -> None:
+        self._root = logging.getLogger()
+        self._early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
+        terminal = _Terminal()
+        terminal.setFormatter(logging.Formatter("%(message)s"))
+        self._handlers: list[logging.Handler] = [terminal, self._early]
+        self._level = self._root.level
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._root.setLevel(logging.INFO)
+        for handler in self._handlers:
+            self._root.addHandler(handler)
+
+    def write_to(self, file: Path) -> None:
+        """Write what was logged so far, and all that follows, to a file."""
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._early.setTarget(handler)
+        self._early.flush()
+        self._root.removeHandler(self._early)
+        self._root.addHandler(handler)
+        self._handlers.append(handler)
+
+    def stop(self) -> None:
+        """Close the file and leave logging as it was."""
+        for handler in self._handlers:
+            self._root.removeHandler(handler)
+            handler.close()
+        self._root.setLevel(self._level)

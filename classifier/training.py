@@ -1,0 +1,203 @@
+"""The trainer of a run, and the runs themselves: fit, evaluate, predict."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    ModelCheckpoint,
+    ProgressBar,
+    TQDMProgressBar,
+)
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from classifier.callbacks.metrics import MetricsLogger
+from classifier.callbacks.predictions import PredictionsWriter
+from classifier.callbacks.recorder import BestLink, RunLogger, RunRecorder
+from classifier.checkpoints import WholeFileIO, carry_over
+from classifier.errors import ConfigError
+from classifier.runs import BEST, LAST, Run
+
+log = logging.getLogger(__name__)
+
+REFRESH_RATE = 20  # batches between two draws of the progress bar
+
+
+def build_trainer(arguments: Mapping[str, Any], mode: str, monitor: tuple[str, str] | None) -> L.Trainer:
+    """The trainer of a configuration, with the defaults that the user did not replace.
+
+    Args:
+        arguments: Of lightning.Trainer, callbacks instantiated.
+        mode: train, validate, test or predict.
+        monitor: Metric and mode by which the best checkpoint is chosen by default; None without
+            validation data.
+
+    Raises:
+        ConfigError: the trainer refuses its arguments.
+    """
+    arguments = dict(arguments)
+    loggers = arguments.pop("logger", None)
+    callbacks = list(arguments.pop("callbacks", None) or [])
+    plugins = arguments.pop("plugins", None) or []
+    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeFileIO())
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        if sys.stderr.isatty() and arguments.get("enable_progress_bar") is not False:
+            callbacks.append(TQDMProgressBar(refresh_rate=REFRESH_RATE))
+        else:
+            arguments["enable_progress_bar"] = False
+    if arguments.get("enable_model_summary") is None:
+        arguments["enable_model_summary"] = False  # the log says what is trained, in one line
+    callbacks = _with_defaults(callbacks, mode, monitor, arguments)
+    try:
+        trainer = L.Trainer(**arguments, callbacks=callbacks, plugins=plugins, logger=False)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError("trainer", reason) from error
+    given = loggers if isinstance(loggers, list) else [loggers]
+    trainer.loggers = [item for item in given if isinstance(item, L.pytorch.loggers.Logger)]
+    log.info(
+        "precision %s on %d x %s",
+        trainer.precision, trainer.num_devices, trainer.accelerator.__class__.__name__,
+    )  # fmt: skip
+    return trainer
+
+
+def _with_defaults(
+    callbacks: list[Callback], mode: str, monitor: tuple[str, str] | None, arguments: dict[str, Any]
+) -> list[Callback]:
+    if not any(isinstance(callback, MetricsLogger) for callback in callbacks):
+        callbacks.append(MetricsLogger())
+    # First, so that EarlyStopping and schedulers see this epoch's values.
+    callbacks.sort(key=lambda callback: not isinstance(callback, MetricsLogger))
+    if mode != "train":
+        return [c for c in callbacks if not isinstance(c, Checkpoint | EarlyStopping)]
+    if arguments.get("enable_checkpointing") is False or arguments.get("fast_dev_run"):
+        return [c for c in callbacks if not isinstance(c, Checkpoint)]
+    if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+        name, direction = monitor or (None, "min")
+        callbacks.append(ModelCheckpoint(monitor=name, mode=direction, save_top_k=1))
+    return callbacks
+
+
+def attach(trainer: L.Trainer, run: Run, recorder: RunRecorder, history: Path | None) -> None:
+    """Let a trainer write into a run folder.
+
+    Args:
+        trainer: As `build_trainer` made it.
+        run: The folder.
+        recorder: Keeps configuration and random state; obeys signals.
+        history: metrics.csv of the run that is resumed.
+    """
+    trainer.callbacks.insert(0, recorder)
+    if trainer.fast_dev_run:
+        return
+    trainer.loggers = [*trainer.loggers, RunLogger(run.folder, history, recorder.resumed_step)]
+    savers = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
+    for saver in savers:
+        _place(saver, run.checkpoints)
+    if savers:
+        main = next((saver for saver in savers if saver.monitor), savers[0])
+        trainer.callbacks.append(BestLink(main, run.checkpoints))
+
+
+def _place(saver: ModelCheckpoint, folder: Path) -> None:
+    """Give a checkpoint callback what the user left open: folder, name, and a last.ckpt."""
+    if saver.dirpath is None:
+        saver.dirpath = str(folder.resolve())
+        if saver.save_last is None:
+            saver.save_last = True
+        if saver.filename is None and saver.save_top_k == 1:
+            saver.filename = Path(BEST).stem
+            saver._enable_version_counter = False
+
+
+def fit(
+    trainer: L.Trainer,
+    model: L.LightningModule,
+    data: L.LightningDataModule,
+    run: Run,
+    recorder: RunRecorder,
+) -> None:
+    """Train, and fill in the run's result.
+
+    Args:
+        trainer: Attached to the run.
+        model: Built.
+        data: Set up.
+        run: The run folder.
+        recorder: Its `resumed_from` is where the training goes on.
+    """
+    source = recorder.resumed_from
+    if source is not None:
+        carry_over(source, run.checkpoints)
+    with recorder.obeying_signals(), redirect_stdout(sys.stderr):
+        trainer.fit(
+            model, datamodule=data,
+            ckpt_path=None if source is None else str(source), weights_only=True,
+        )  # fmt: skip
+    collect(trainer, run)
+
+
+def evaluate(
+    trainer: L.Trainer,
+    model: L.LightningModule,
+    data: L.LightningDataModule,
+    run: Run,
+    recorder: RunRecorder,
+) -> None:
+    """Validate, test or predict, as the run's mode says, and fill in its result."""
+    mode = run.result.mode
+    writer = PredictionsWriter(run.folder / "predictions.csv")
+    if mode in ("test", "predict"):
+        trainer.callbacks.append(writer)
+    with recorder.obeying_signals(), redirect_stdout(sys.stderr):
+        if mode == "validate":
+            trainer.validate(model, datamodule=data, verbose=False)
+        elif mode == "test":
+            trainer.test(model, datamodule=data, verbose=False)
+        else:
+            trainer.predict(model, datamodule=data, return_predictions=False)
+    if mode in ("test", "predict"):
+        run.result.predictions = writer.file.name
+        if writer.num_errors:
+            log.warning(
+                "%d of %d images could not be decoded; the column error says why",
+                writer.num_errors, writer.num_rows,
+            )  # fmt: skip
+    collect(trainer, run)
+
+
+def collect(trainer: L.Trainer, run: Run) -> None:
+    """Copy what the trainer knows into the run's result."""
+    result = run.result
+    result.precision = str(trainer.precision)
+    result.metrics = {
+        name: float(value)
+        for name, value in sorted(trainer.callback_metrics.items())
+        if not name.endswith("_step")
+    }
+    if result.mode != "train":
+        return
+    result.num_steps = trainer.global_step
+    result.num_epochs = trainer.fit_loop.epoch_progress.current.completed
+    for saver in trainer.callbacks:
+        if isinstance(saver, ModelCheckpoint) and saver.monitor and saver.best_model_score is not None:
+            result.monitor = saver.monitor
+            result.best_score = float(saver.best_model_score)
+            break
+    for name, field in ((BEST, "best_checkpoint"), (LAST, "last_checkpoint")):
+        file = run.checkpoints / name
+        if file.is_file():
+            setattr(result, field, file.relative_to(run.folder).as_posix())
