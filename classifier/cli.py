@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import secrets
@@ -25,7 +26,7 @@ from classifier.checkpoints import CONFIG_KEY, load_checkpoint
 from classifier.config import check_top_level, check_trusted, merge, override, parse_value
 from classifier.data.datasets import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
-from classifier.explain import explain
+from classifier.explain import check_names, explain_building, explain_parsing
 from classifier.preparing import (
     check_monitors,
     default_monitor,
@@ -85,10 +86,12 @@ class ClassifierCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the configuration."""
+        self.given = args
+        check_names(args)
         try:
-            self.config = parser.parse_object(args)
+            self.config = parser.parse_object(copy.deepcopy(args))  # it changes lists in place
         except ArgumentError as error:
-            raise explain(str(error), args) from error
+            raise explain_parsing(str(error), args) from error
 
     def instantiate_classes(self) -> None:
         """Nothing yet: `build` does it."""
@@ -97,17 +100,9 @@ class ClassifierCLI(LightningCLI):
         """Instantiate the model, the data module and the trainer's arguments."""
         try:
             built = self.parser.instantiate_classes(self.config)
-        except ConfigError as error:
-            raise self._located(error) from error
+        except Exception as error:
+            raise explain_building(error, self.given) from error
         return built["model"], built["data"], dict(built["trainer"])
-
-    def _located(self, error: ConfigError) -> ConfigError:
-        """An error of a callback's own arguments, under the callback's key."""
-        if error.key.startswith("metrics."):
-            for index, item in enumerate(self.plain()["trainer"].get("callbacks") or []):
-                if str(item.get("class_path", "")).endswith("MetricsLogger"):
-                    return error.at(f"trainer.callbacks.{index}.init_args.{error.key}")
-        return error
 
     def dump(self) -> str:
         """The resolved configuration as YAML."""
@@ -211,6 +206,7 @@ class _Job:
                 "optuna.tune", "sweeps are not available yet", got=True, remedy="Write false"
             )
         given.pop("optuna", None)
+        given["trainer"] = given.get("trainer") or {}
         self.experiment = str(given.get("custom_folder_name") or self.experiment)
         self._open_checkpoint(given)
         return self._over_checkpoint(given)

@@ -17,7 +17,9 @@ def closest(name: str, options: Iterable[str]) -> str | None:
         name: What was written.
         options: What could have been meant.
     """
-    by_lower = {option.lower(): option for option in options}
+    by_lower: dict[str, str] = {}
+    for option in options:
+        by_lower.setdefault(option.lower(), option)
     found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning import Trainer
 
+from classifier.config import TOP_LEVEL_KEYS
 from classifier.errors import ConfigError
 from classifier.importing import import_path, parameters_of, public_names
 
@@ -39,22 +40,90 @@ _TYPE_WORDS = {
     "str": "text",
 }
 _KEY = re.compile(r'^(?P<indent> *)Parser key "(?P<key>[^"]+)":', re.MULTILINE)
-_EXPECTED = re.compile(r"Expected an? <class '(?:builtins\.)?(\w+)'>")
+_EXPECTED = re.compile(r"Expected an? (?:<class '(?:builtins\.)?(\w+)'>|typing\.Literal\[(.*)\])")
 _VALUE = re.compile(r"(?:Given value|Got value): (.*)")
 
 
-def explain(message: str, config: Mapping[str, Any]) -> ConfigError:
+def check_names(config: Mapping[str, Any]) -> None:
+    """Refuse classes that do not exist and arguments that they do not take.
+
+    Args:
+        config: The whole configuration as plain data.
+
+    Raises:
+        ConfigError: the first mistake in the order of the file.
+    """
+    _walk(config, "")
+
+
+def explain_parsing(message: str, config: Mapping[str, Any]) -> ConfigError:
     """The parser's complaint as one of ours.
 
     Args:
         message: What jsonargparse said.
-        config: The configuration that it parsed, as it was written.
+        config: The configuration that it parsed, with all names checked: what is left is a type.
+    """
+    found = list(_KEY.finditer(message))
+    if not found:
+        return ConfigError("--config", " ".join(message.split()).rstrip("."))
+    chain: list[str] = []
+    depth = -1
+    innermost = found[0]
+    for match in found:
+        if len(match["indent"]) > depth:
+            depth, innermost = len(match["indent"]), match
+            chain.append(match["key"])
+    rest = message[innermost.end() :]
+    values = _VALUE.findall(rest)
+    key, value = _locate(chain, values[0].strip() if values else "", config)
+    words = list(dict.fromkeys(_type_words(rest)))
+    return ConfigError(key, f"must be {' or '.join(words)}" if words else _reason(rest), got=value)
+
+
+def explain_building(error: Exception, config: Mapping[str, Any]) -> Exception:
+    """Which of a configuration's objects could not be made, and why.
+
+    jsonargparse wraps what a constructor raises into text. Here every object is made once more, the
+    inner ones first, until one raises.
+
+    Args:
+        error: What jsonargparse raised.
+        config: The configuration as plain data.
+
+    Returns:
+        A ConfigError with the dotted key; the error itself where every object can be made.
     """
     try:
-        _walk(config, "")
-    except ConfigError as error:
-        return error
-    return _wrong_type(message, config)
+        _build(config, "")
+    except ConfigError as found:
+        return found
+    return error
+
+
+def _build(node: Any, key: str) -> Any:
+    if isinstance(node, Mapping):
+        if "class_path" not in node:
+            return {name: _build(item, f"{key}.{name}".strip(".")) for name, item in node.items()}
+        cls = _class(node["class_path"], f"{key}.class_path")
+        arguments = _build(node.get("init_args") or {}, f"{key}.init_args")
+        if cls is None:
+            return None
+        try:
+            return cls(**arguments)
+        except ConfigError as error:
+            known = error.key.partition(".")[0] in TOP_LEVEL_KEYS
+            raise error if known else error.at(f"{key}.init_args.{error.key}") from error
+        except Exception as error:  # a constructor may raise anything
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            if len(lines) > 2 and "validation error" in lines[0]:
+                lines = [f"{lines[1]}: {lines[2].partition(' [')[0]}"]
+            reason = (lines[0] if lines else type(error).__name__).rstrip(".")
+            raise ConfigError(
+                f"{key}.init_args", f"{cls.__name__} refuses them: {reason}", got=dict(arguments)
+            ) from error
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [_build(item, f"{key}.{index}") for index, item in enumerate(node)]
+    return node
 
 
 def _walk(node: Any, key: str) -> None:
@@ -152,27 +221,12 @@ def _short_names() -> dict[str, Any]:
     return found
 
 
-def _wrong_type(message: str, config: Mapping[str, Any]) -> ConfigError:
-    found = list(_KEY.finditer(message))
-    if not found:
-        return ConfigError("--config", " ".join(message.split()).rstrip("."))
-    chain: list[str] = []
-    depth = -1
-    innermost = found[0]
-    for match in found:
-        if len(match["indent"]) > depth:
-            depth, innermost = len(match["indent"]), match
-            chain.append(match["key"])
-    rest = message[innermost.end() :]
-    words = [_TYPE_WORDS.get(name, name) for name in dict.fromkeys(_EXPECTED.findall(rest))]
-    values = _VALUE.findall(rest)
-    value_text = values[0].strip() if values else ""
-    key, value = _locate(chain, value_text, config)
-    problem = f"must be {' or '.join(words[:4])}" if words else _last_reason(rest)
-    return ConfigError(key, problem, got=value)
+def _type_words(text: str) -> Iterator[str]:
+    for name, choices in _EXPECTED.findall(text):
+        yield _TYPE_WORDS.get(name, name) if name else f"one of {choices}"
 
 
-def _last_reason(text: str) -> str:
+def _reason(text: str) -> str:
     lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
     skipped = ("Given value", "Does not validate", "Subtypes", "Errors:", "Problem with")
     reasons = [line for line in lines if not line.startswith(skipped)]

@@ -69,7 +69,7 @@ def build_trainer(arguments: Mapping[str, Any], mode: str, monitor: tuple[str, s
     trainer.loggers = [item for item in given if isinstance(item, L.pytorch.loggers.Logger)]
     log.info(
         "precision %s on %d x %s",
-        trainer.precision, trainer.num_devices, trainer.accelerator.__class__.__name__,
+        trainer.precision, trainer.num_devices, trainer.strategy.root_device.type,
     )  # fmt: skip
     return trainer
 

@@ -63,6 +63,9 @@ def build_optimizer(module: nn.Module, config: Mapping[str, Any]) -> Optimizer:
     arguments = {key: value for key, value in config.items() if key != "name"}
     make = _optimizer_class(config)
     check_arguments(make, arguments, OPTIMIZER, hidden=("params",))
+    for key in ("lr", "weight_decay"):
+        if not isinstance(arguments.get(key, 0.0), int | float | torch.Tensor):
+            raise ConfigError(f"{OPTIMIZER}.{key}", "must be a number", got=arguments[key])
     trainable = [p for p in module.parameters() if p.requires_grad]
     own_default = inspect.signature(make).parameters.get("weight_decay")
     default = own_default.default if own_default is not None else 0.0
