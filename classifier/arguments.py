@@ -35,7 +35,7 @@ Modes
   python main.py --val --ckpt_path CKPT             evaluate on the validation split
   python main.py --test --ckpt_path CKPT            evaluate on the test split
   python main.py --predict [PATH ...] --ckpt_path CKPT
-                                                    predict images and folders, or the configured ones
+                                                    predict images, folders, or the configured one
   python main.py --check --config FILE              verify configuration and data, train nothing
   python main.py --print_config --config FILE       print the resolved configuration
 
@@ -62,7 +62,7 @@ Common keys
 
 Examples
   python main.py --config configs/quickstart.yaml
-  python main.py --config configs/folder.yaml --data.init_args.dataset_classes.train.init_args.root photos
+  python main.py --config configs/folder.yaml --trainer.max_epochs 5
   python main.py --predict holiday/ --ckpt_path runs/folder/2026-11-21_10-30-00
 
 All keys, generated from the code: python main.py --help all
@@ -116,31 +116,39 @@ def parse(words: Sequence[str]) -> Command:
     while tokens:
         token = tokens.pop(0)
         if token in _MODE_FLAGS:
-            if mode_flag is not None:
-                raise ConfigError(
-                    token, f"stands beside {mode_flag}; a command does one thing",
-                    remedy="Keep one of the two",
-                )  # fmt: skip
+            _set_mode(command, token, mode_flag, tokens)
             mode_flag = token
-            command.mode = _MODE_FLAGS[token]
-            if token == "--predict":
-                command.paths = _take_values(tokens)
-            elif token == "--export":
-                command.export_format = _take_value(token, tokens)
-        elif token in ("-h", "--help"):
-            command.help = tokens.pop(0) if tokens and tokens[0] == "all" else "short"
-        elif token in ("-c", "--config"):
-            command.configs.append(_take_value(token, tokens))
-        elif token == "--ckpt_path":
-            command.ckpt_path = _take_value(token, tokens)
-        elif token == "--allow_module":
-            command.allowed.append(_take_value(token, tokens))
-        elif token == "--print_config":
-            command.print_config = True
         else:
-            command.overrides.append((_key(token), _take_value(token, tokens)))
+            _set_option(command, token, tokens)
     _check(command, mode_flag)
     return command
+
+
+def _set_mode(command: Command, flag: str, earlier: str | None, tokens: list[str]) -> None:
+    if earlier is not None:
+        raise ConfigError(
+            flag, f"stands beside {earlier}; a command does one thing", remedy="Keep one of the two"
+        )
+    command.mode = _MODE_FLAGS[flag]
+    if flag == "--predict":
+        command.paths = _take_values(tokens)
+    elif flag == "--export":
+        command.export_format = _take_value(flag, tokens)
+
+
+def _set_option(command: Command, token: str, tokens: list[str]) -> None:
+    if token in ("-h", "--help"):
+        command.help = tokens.pop(0) if tokens[:1] == ["all"] else "short"
+    elif token in ("-c", "--config"):
+        command.configs.append(_take_value(token, tokens))
+    elif token == "--ckpt_path":
+        command.ckpt_path = _take_value(token, tokens)
+    elif token == "--allow_module":
+        command.allowed.append(_take_value(token, tokens))
+    elif token == "--print_config":
+        command.print_config = True
+    else:
+        command.overrides.append((_key(token), _take_value(token, tokens)))
 
 
 def _split(words: Sequence[str]) -> Iterator[str]:
@@ -199,5 +207,5 @@ def _check(command: Command, mode_flag: str | None) -> None:
     has_source = command.configs or command.ckpt_path not in (None, "last")
     if not has_source:
         raise ConfigError(
-            "--config", "is missing", remedy="Write python main.py --config configs/quickstart.yaml",
+            "--config", "is missing", remedy="Write --config FILE, or see --help",
         )  # fmt: skip

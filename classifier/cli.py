@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import classifier.callbacks.metrics
 import classifier.data.datamodule  # noqa: F401  (short class names need their classes imported)
 from classifier.arguments import Command
+from classifier.callbacks.recorder import RunRecorder
 from classifier.checkpoints import CONFIG_KEY, load_checkpoint
 from classifier.config import check_top_level, check_trusted, merge, override, parse_value
 from classifier.data.datasets import ImagePathsDataset
@@ -36,13 +37,18 @@ from classifier.preparing import (
 )
 from classifier.runs import Log, Result, Run, create_run, find_checkpoint, newest_unfinished
 from classifier.training import attach, build_trainer, evaluate, fit
-from classifier.callbacks.recorder import RunRecorder
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SEED = 42
 # Of a checkpoint's trainer section, what evaluation keeps; hardware and limits are today's.
 _KEPT_FOR_EVALUATION = ("callbacks", "precision")
+_ADVERTS = (
+    "GPU available",
+    "TPU available",
+    "Loading `train_dataloader` to estimate",
+    "`weights_only`",
+)
 _WORKER_ERROR = re.compile(r"(?:classifier\.errors\.)?RunError: (.*)\Z", re.DOTALL)
 
 
@@ -106,7 +112,10 @@ class ClassifierCLI(LightningCLI):
 
     def dump(self) -> str:
         """The resolved configuration as YAML."""
-        return str(self.parser.dump(self.config, skip_none=False))
+        with warnings.catch_warnings():
+            # Default values that are tuples come back as lists, which every class here takes.
+            warnings.filterwarnings("ignore", message="(?s).*does not round-trip")
+            return str(self.parser.dump(self.config, skip_none=False))
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data."""
@@ -152,7 +161,7 @@ def quiet_known_noise() -> None:
 
 def _not_advertising(record: logging.LogRecord) -> bool:
     text = record.getMessage()
-    return not ("Tip:" in text or text.startswith(("GPU available", "TPU available", "HPU ")))
+    return not ("Tip:" in text or text.startswith(_ADVERTS))
 
 
 class _Job:
@@ -218,7 +227,9 @@ class _Job:
         if path == "last" and self.command.mode == "train":
             found = newest_unfinished(self.experiment)
             if found is None:
-                log.info("ckpt_path: last: no unfinished run of %s, starting fresh", self.experiment)
+                log.info(
+                    "ckpt_path: last: no unfinished run of %s, starting fresh", self.experiment
+                )
                 return
             log.info("ckpt_path: last: resuming %s", found)
         else:
@@ -235,7 +246,9 @@ class _Job:
             allowed = frozenset(self.command.allowed)
             check_trusted(saved, allowed, str(self.checkpoint_file))
             self.experiment = str(
-                given.get("custom_folder_name") or saved.get("custom_folder_name") or self.experiment
+                given.get("custom_folder_name")
+                or saved.get("custom_folder_name")
+                or self.experiment
             )
             if not training:
                 kept = {k: v for k, v in saved["trainer"].items() if k in _KEPT_FOR_EVALUATION}
@@ -385,7 +398,9 @@ def print_all_keys() -> None:
 
     from classifier import ImageClassifier, ImageDataModule
 
-    parser = ArgumentParser(prog="main.py", usage="python main.py --config FILE [--<key> VALUE ...]")
+    parser = ArgumentParser(
+        prog="main.py", usage="python main.py --config FILE [--<key> VALUE ...]"
+    )
     parser.add_class_arguments(ImageClassifier, "model.init_args")
     parser.add_class_arguments(ImageDataModule, "data.init_args")
     parser.add_class_arguments(L.Trainer, "trainer")

@@ -41,8 +41,6 @@ _BOOLEAN_WORDS = frozenset({"on", "off", "yes", "no"})
 class _Reader(yaml.SafeLoader):
     """YAML 1.2 scalars: `1e-5` is a number, `12:30` a string; a mapping has each key once."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, yaml.Node] = {}
         for key_node, _ in node.value:
@@ -58,6 +56,9 @@ class _Reader(yaml.SafeLoader):
                 )
             seen[key] = key_node
         return super().construct_mapping(node, deep=deep)
+
+
+_Reader.yaml_implicit_resolvers = {}  # none of YAML 1.1's; the ones below instead
 
 
 def _line(node: yaml.Node) -> int:
@@ -137,9 +138,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(str(path), str(error)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            str(path), "not UTF-8 text", remedy="Save the file as UTF-8"
-        ) from error
+        raise ConfigError(str(path), "not UTF-8 text", remedy="Save the file as UTF-8") from error
     if not isinstance(content, dict):
         raise ConfigError(
             str(path), "must hold keys such as model, data and trainer",

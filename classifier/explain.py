@@ -30,6 +30,8 @@ _SHORT_NAME_MODULES = (
     "lightning.pytorch.profilers",
     "albumentations",
 )
+# MetricsLogger reads its list itself: a metric needs the number of classes.
+_OWN_SPECS = ".init_args.metrics"
 _TYPE_WORDS = {
     "NoneType": "null",
     "bool": "true or false",
@@ -101,6 +103,8 @@ def explain_building(error: Exception, config: Mapping[str, Any]) -> Exception:
 
 
 def _build(node: Any, key: str) -> Any:
+    if key.endswith(_OWN_SPECS):
+        return node
     if isinstance(node, Mapping):
         if "class_path" not in node:
             return {name: _build(item, f"{key}.{name}".strip(".")) for name, item in node.items()}
@@ -128,14 +132,16 @@ def _build(node: Any, key: str) -> Any:
 
 def _walk(node: Any, key: str) -> None:
     """Find the first class or argument that cannot be, in the order of the file."""
+    if key.endswith(_OWN_SPECS):
+        return
     if isinstance(node, Mapping):
         if "class_path" in node:
             _check_class(node, key)
         elif key in ("model", "data"):
+            own = {"model": "ImageClassifier", "data": "ImageDataModule"}[key]
             raise ConfigError(
-                f"{key}.class_path", "is missing",
-                remedy=f"Write class_path: classifier.Image{'Classifier' if key == 'model' else 'DataModule'}",
-            )  # fmt: skip
+                f"{key}.class_path", "is missing", remedy=f"Write class_path: classifier.{own}"
+            )
         elif key == "trainer":
             _check_names(node, Trainer, key)
         for name, value in node.items():

@@ -23,7 +23,7 @@ _LOSS = "loss"
 
 def prepare_training(
     model: L.LightningModule,
-    data: L.LightningDataModule,
+    data: Any,
     checkpoint: Mapping[str, Any] | None = None,
 ) -> None:
     """Scan the data, build the network and send one image through it.
@@ -161,7 +161,9 @@ def default_monitor(
     if not _has_validation(data):
         return None
     names = _known_names(callbacks, data)
-    return (_PREFERRED_MONITOR, "max") if _PREFERRED_MONITOR in names else ("validation_loss", "min")
+    return (
+        (_PREFERRED_MONITOR, "max") if _PREFERRED_MONITOR in names else ("validation_loss", "min")
+    )
 
 
 def check_monitors(

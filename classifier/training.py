@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.predictions import PredictionsWriter
-from classifier.callbacks.recorder import BestLink, RunLogger, RunRecorder
+from classifier.callbacks.recorder import BestLink, EpochLine, RunLogger, RunRecorder
 from classifier.checkpoints import WholeFileIO, carry_over
 from classifier.errors import ConfigError
 from classifier.runs import BEST, LAST, Run
@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 REFRESH_RATE = 20  # batches between two draws of the progress bar
 
 
-def build_trainer(arguments: Mapping[str, Any], mode: str, monitor: tuple[str, str] | None) -> L.Trainer:
+def build_trainer(
+    arguments: Mapping[str, Any], mode: str, monitor: tuple[str, str] | None
+) -> L.Trainer:
     """The trainer of a configuration, with the defaults that the user did not replace.
 
     Args:
@@ -91,7 +93,7 @@ def _with_defaults(
     return callbacks
 
 
-def attach(trainer: L.Trainer, run: Run, recorder: RunRecorder, history: Path | None) -> None:
+def attach(trainer: Any, run: Run, recorder: RunRecorder, history: Path | None) -> None:
     """Let a trainer write into a run folder.
 
     Args:
@@ -100,7 +102,8 @@ def attach(trainer: L.Trainer, run: Run, recorder: RunRecorder, history: Path | 
         recorder: Keeps configuration and random state; obeys signals.
         history: metrics.csv of the run that is resumed.
     """
-    trainer.callbacks.insert(0, recorder)
+    # After the metrics: what it saves on a signal then counts the batch just done.
+    trainer.callbacks.extend([recorder, EpochLine()])
     if trainer.fast_dev_run:
         return
     trainer.loggers = [*trainer.loggers, RunLogger(run.folder, history, recorder.resumed_step)]
@@ -124,7 +127,7 @@ def _place(saver: ModelCheckpoint, folder: Path) -> None:
 
 
 def fit(
-    trainer: L.Trainer,
+    trainer: Any,
     model: L.LightningModule,
     data: L.LightningDataModule,
     run: Run,
@@ -151,7 +154,7 @@ def fit(
 
 
 def evaluate(
-    trainer: L.Trainer,
+    trainer: Any,
     model: L.LightningModule,
     data: L.LightningDataModule,
     run: Run,
@@ -179,7 +182,7 @@ def evaluate(
     collect(trainer, run)
 
 
-def collect(trainer: L.Trainer, run: Run) -> None:
+def collect(trainer: Any, run: Run) -> None:
     """Copy what the trainer knows into the run's result."""
     result = run.result
     result.precision = str(trainer.precision)
@@ -193,7 +196,11 @@ def collect(trainer: L.Trainer, run: Run) -> None:
     result.num_steps = trainer.global_step
     result.num_epochs = trainer.fit_loop.epoch_progress.current.completed
     for saver in trainer.callbacks:
-        if isinstance(saver, ModelCheckpoint) and saver.monitor and saver.best_model_score is not None:
+        if (
+            isinstance(saver, ModelCheckpoint)
+            and saver.monitor
+            and saver.best_model_score is not None
+        ):
             result.monitor = saver.monitor
             result.best_score = float(saver.best_model_score)
             break

@@ -22,6 +22,8 @@ STAGES = ("train", "validation", "test")
 _NOT_MACRO = {"accuracy": "micro"}
 _TASK_PREFIX = re.compile(r"^(Multiclass|Binary|Multilabel)")
 
+_COUNT = "update_count"
+
 MetricSpec = str | dict[str, Any]
 
 
@@ -45,6 +47,7 @@ class MetricsLogger(Callback):
         self.specs: list[MetricSpec] = list(metrics or DEFAULT_METRICS)
         self._parsed = [_parse(spec, index) for index, spec in enumerate(self.specs)]
         self._collections: dict[str, MetricCollection] = {}
+        self._resumed: dict[str, dict[str, Any]] = {}
         names = [name for name, _, _ in self._parsed]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -71,11 +74,35 @@ class MetricsLogger(Callback):
         if self._collections or num_classes is None or stage == "predict":
             return
         for name in STAGES:
-            built = {
+            built: dict[str, Metric | MetricCollection] = {
                 f"{name}_{metric}": _built(cls, arguments, num_classes)
                 for metric, cls, arguments in self._parsed
             }
             self._collections[name] = MetricCollection(built)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted of the current training epoch, so that a resume can go on counting."""
+        train = self._collections.get("train")
+        if train is None:
+            return {}
+        states = {
+            name: {**metric.metric_state, _COUNT: metric.update_count}
+            for name, metric in train.items(keep_base=True, copy_state=True)
+        }
+        return {"train": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where a checkpoint left off."""
+        self._resumed = state_dict.get("train", {})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over the counts of a checkpoint."""
+        for name, states in self._resumed.items():
+            metric = self._collections["train"][name]
+            metric._update_count = states.pop(_COUNT)
+            for state, value in states.items():
+                setattr(metric, state, value)
+        self._resumed = {}
 
     def _start(self, stage: str) -> None:
         if stage in self._collections:
@@ -86,9 +113,9 @@ class MetricsLogger(Callback):
             logits = outputs["logits"]
             self._collections[stage].to(logits.device).update(logits.float(), outputs["targets"])
 
-    def _log(self, stage: str) -> None:
+    def _log(self, stage: str, pl_module: L.LightningModule) -> None:
         if stage in self._collections:
-            self.log_dict(self._collections[stage].compute())
+            pl_module.log_dict(self._collections[stage].compute())
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
@@ -107,7 +134,7 @@ class MetricsLogger(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch."""
-        self._log("train")
+        self._log("train", pl_module)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
@@ -127,7 +154,7 @@ class MetricsLogger(Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch."""
-        self._log("validation")
+        self._log("validation", pl_module)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
@@ -147,7 +174,7 @@ class MetricsLogger(Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the result."""
-        self._log("test")
+        self._log("test", pl_module)
 
 
 def _parse(spec: MetricSpec, index: int) -> tuple[str, Any, dict[str, Any]]:

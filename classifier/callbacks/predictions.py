@@ -44,7 +44,7 @@ class PredictionsWriter(Callback):
         temporary = self._open.enter_context(replacing(self.file))
         stream = self._open.enter_context(
             # Names that are no valid UTF-8 keep their bytes.
-            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="")
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         )
         self._writer = csv.writer(stream, lineterminator="\r\n")
         self._writer.writerow(columns(self._class_names, with_truth))

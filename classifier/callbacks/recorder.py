@@ -55,7 +55,6 @@ class RunRecorder(Callback):
         self.resumed_step = resumed_step
         self.signum: int | None = None
         self._random_state: dict[str, Any] | None = None
-        self._epoch_started = time.monotonic()
 
     # Checkpoints
 
@@ -72,7 +71,7 @@ class RunRecorder(Callback):
         """Take over the random state and the paths, when a training is resumed."""
         if self.resumed_from is not None:
             self._random_state = checkpoint.get(RANDOM_STATE_KEY)
-            relocate(checkpoint, self.resumed_from.parent, self.run.checkpoints)
+            relocate(checkpoint, self.resumed_from.parent, self.run.checkpoints.resolve())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on with the random numbers where the checkpoint left off."""
@@ -100,11 +99,11 @@ class RunRecorder(Callback):
         self.signum = signum
         log.info("%s: ending after this batch", signal.Signals(signum).name)
 
-    def _obey(self, trainer: L.Trainer) -> None:
+    def _obey(self, trainer: Any) -> None:
         if self.signum is None:
             return
         if trainer.state.fn == "fit" and not trainer.fast_dev_run and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.run.checkpoints / LAST)
+            trainer.save_checkpoint(self.run.checkpoints / LAST, weights_only=False)
         raise Interrupted(self.signum)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -124,24 +123,29 @@ class RunRecorder(Callback):
         """End here when a signal came."""
         self._obey(trainer)
 
-    # Progress
+
+class EpochLine(Checkpoint):
+    """Says how every epoch went, in one line of the log.
+
+    A Checkpoint because Lightning calls these last, when all of the epoch's values are logged.
+    """
+
+    _SHOWN = ("train_loss", "validation_loss", "validation_accuracy", "validation_f1_score")
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the time."""
-        self._epoch_started = time.monotonic()
+        self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say how the epoch went, in one line."""
-        shown = {
-            name: value.item()
-            for name, value in trainer.callback_metrics.items()
-            if name in ("train_loss", "validation_loss", "validation_accuracy")
-            or name == "validation_f1_score"
-        }
-        seconds = time.monotonic() - self._epoch_started
+        """Write the line."""
+        logged = trainer.callback_metrics
+        values = [f"{name} {logged[name].item():.4f}" for name in self._SHOWN if name in logged]
         log.info(
             "epoch %d/%s: %s (%.1f s)", trainer.current_epoch + 1, trainer.max_epochs,
-            ", ".join(f"{name} {value:.4f}" for name, value in shown.items()), seconds,
+            ", ".join(values), time.monotonic() - self._started,
         )  # fmt: skip
 
 

@@ -33,10 +33,7 @@ def stratified_split(
     for indices in members.values():
         ranked = sorted(indices, key=lambda index: _rank(names[index], seed))
         number = round(len(ranked) * fraction)
-        if len(ranked) > 1:
-            number = min(max(number, 1), len(ranked) - 1)
-        else:
-            number = 0
+        number = min(max(number, 1), len(ranked) - 1) if len(ranked) > 1 else 0
         held_out.update(ranked[:number])
     kept = [index for index in range(len(targets)) if index not in held_out]
     return kept, sorted(held_out)

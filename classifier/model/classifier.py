@@ -10,6 +10,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from classifier.errors import ConfigError, RunError
 from classifier.model.encoders import Network, build_network, rebuild_network
@@ -69,6 +70,9 @@ class ImageClassifier(L.LightningModule):
         self.scheduler_config = scheduler_config
         self.class_names: list[str] | None = None
         self.network: Network | None = None
+        # Kept by this class and not by Lightning, whose running means are lost in a resume.
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)
         self._check()
 
     def _check(self) -> None:
@@ -184,7 +188,8 @@ class ImageClassifier(L.LightningModule):
             Logits (N, num_classes).
         """
         if images.dtype == torch.uint8:
-            images = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+            mean: Tensor = self.get_buffer("pixel_mean")
+            images = (images.to(mean.dtype) - mean) / self.get_buffer("pixel_std")
         logits: Tensor = self._built()(images)
         return logits
 
@@ -195,9 +200,14 @@ class ImageClassifier(L.LightningModule):
         if not torch.isfinite(loss):
             raise RunError(self._not_finite(loss, batch_idx))
         size = len(outputs["targets"])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size)
+        self.train_loss.update(loss.detach(), size)
         self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True)
         return outputs
+
+    def on_train_epoch_end(self) -> None:
+        """Log train_loss: the mean over the epoch's images."""
+        self.log("train_loss", self.train_loss.compute())
+        self.train_loss.reset()
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One batch of (images, targets, ...): logs validation_loss, returns loss and logits."""
@@ -209,7 +219,8 @@ class ImageClassifier(L.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch of (images, ...): probabilities (N, num_classes) in float32."""
-        return self(batch[0]).float().softmax(dim=1)
+        logits: Tensor = self(batch[0])
+        return logits.float().softmax(dim=1)
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
         images, targets = batch[0], batch[1]
@@ -220,9 +231,7 @@ class ImageClassifier(L.LightningModule):
     def _evaluation_step(self, batch: Any, stage: str) -> dict[str, Tensor]:
         outputs = self._step(batch)
         size = len(outputs["targets"])
-        self.log(
-            f"{stage}_loss", outputs["loss"], batch_size=size, prog_bar=True, sync_dist=True
-        )
+        self.log(f"{stage}_loss", outputs["loss"], batch_size=size, prog_bar=True, sync_dist=True)
         return outputs
 
     def _not_finite(self, loss: Tensor, batch_idx: int) -> str:

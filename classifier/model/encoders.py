@@ -29,7 +29,7 @@ class Network(nn.Module, ABC):
             without a network connection and without the folder that it was first loaded from.
     """
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing, spec: dict[str, Any]):
+    def __init__(self, model: Any, preprocessing: Preprocessing, spec: dict[str, Any]):
         super().__init__()
         self.model = model
         self.preprocessing = preprocessing

@@ -224,19 +224,28 @@ def _per_step(
         arguments = {k: config[k] for k in _SHORT_SCHEDULERS[name] if k in config}
         rates = [group["lr"] for group in optimizer.param_groups]
         return lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps, **arguments)
-    factors = {
-        "constant": lambda step, lr: 1.0,
-        "linear": lambda step, lr: max(1 - step / steps, 0.0) * (1 - min_lr / lr) + min_lr / lr,
-        "step": lambda step, lr: (
-            config.get("gamma", 0.1)
-            ** math.floor(step / (config.get("step_size", 30) * steps_per_epoch) + 1e-9)
-        ),
-    }
-    factor = factors[name]
     rates = [group["lr"] for group in optimizer.param_groups]
-    return lr_scheduler.LambdaLR(
-        optimizer, [lambda step, lr=lr: factor(step, lr) for lr in rates]
-    )
+    factors = [_factor(config, lr, steps, steps_per_epoch) for lr in rates]
+    return lr_scheduler.LambdaLR(optimizer, factors)
+
+
+def _factor(
+    config: Mapping[str, Any], lr: float, steps: int, steps_per_epoch: float
+) -> Callable[[int], float]:
+    """Step -> factor on the learning rate, for constant, linear and step."""
+    floor = config.get("min_lr", 0.0) / lr if lr else 0.0
+    gamma, every = config.get("gamma", 0.1), config.get("step_size", 30) * steps_per_epoch
+
+    def linear(step: int) -> float:
+        return float(max(1 - step / steps, 0.0) * (1 - floor) + floor)
+
+    def staircase(step: int) -> float:
+        return float(gamma ** math.floor(step / every + 1e-9))
+
+    def constant(step: int) -> float:
+        return 1.0
+
+    return {"linear": linear, "step": staircase, "constant": constant}[config["name"]]
 
 
 def _after_warmup(

@@ -24,10 +24,12 @@ class TimmNetwork(Network):
     """A timm model."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
         logits: Tensor = self.model(images)
         return logits
 
     def layer_groups(self) -> list[LayerGroup]:
+        """By timm's own group matcher; what it cannot place comes last."""
         classifier = self.model.get_classifier()
         heads = classifier if isinstance(classifier, tuple | list) else [classifier]
         in_head = {id(p) for head in heads for p in head.parameters()}
@@ -99,7 +101,7 @@ def _check_name(location: str, pretrained: bool) -> None:
             name=location, options=[*timm.list_models(), *timm.list_pretrained()],
         )  # fmt: skip
     architecture, _, tag = location.partition(".")
-    tags = [name for name in timm.list_pretrained(f"{architecture}.*")]
+    tags = list(timm.list_pretrained(f"{architecture}.*"))
     if tag and location not in tags:
         raise ConfigError(
             MODEL_NAME, f"timm has no weights {tag!r} for {architecture}", got=f"timm/{location}",

@@ -35,10 +35,12 @@ class TransformersNetwork(Network):
     """A transformers model for image classification."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
         logits: Tensor = self.model(pixel_values=images).logits
         return logits
 
     def layer_groups(self) -> list[LayerGroup]:
+        """Embeddings, numbered layers, norm, in the order of the model's parameters."""
         prefix = f"model.{self.model.base_model_prefix}."
         names = [
             f"model.{name}"
