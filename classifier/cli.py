@@ -36,7 +36,7 @@ from classifier.preparing import (
     prepare_training,
 )
 from classifier.runs import Log, Result, Run, create_run, find_checkpoint, newest_unfinished
-from classifier.training import attach, build_trainer, evaluate, fit
+from classifier.training import attach, attach_checkpoints, build_trainer, evaluate, fit
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class ClassifierCLI(LightningCLI):
     def build(self) -> tuple[L.LightningModule, L.LightningDataModule, dict[str, Any]]:
         """Instantiate the model, the data module and the trainer's arguments."""
         try:
-            built = self.parser.instantiate_classes(self.config)
+            built = self.parser.instantiate(self.config)
         except Exception as error:
             raise explain_building(error, self.given) from error
         return built["model"], built["data"], dict(built["trainer"])
@@ -115,7 +115,7 @@ class ClassifierCLI(LightningCLI):
         with warnings.catch_warnings():
             # Default values that are tuples come back as lists, which every class here takes.
             warnings.filterwarnings("ignore", message="(?s).*does not round-trip")
-            return str(self.parser.dump(self.config, skip_none=False))
+            return str(self.parser.dump(self.config, skip_unset=False))
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data."""
@@ -152,8 +152,12 @@ def quiet_known_noise() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_advertising)
     for message in (
         ".*does not have many workers.*",
+        ".*`precision=16` is supported for historical reasons.*",
+        ".*AMP with fp16 is not supported on CPU.*",  # the log says which precision is used
+        "Total length of `list` across ranks is zero.*",
         ".*is smaller than the logging interval.*",
         "Checkpoint directory .* exists and is not empty",
+        ".*in eval mode at the start of training.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -286,6 +290,8 @@ class _Job:
         step = int(resumed["global_step"]) if resumed is not None else 0
         recorder = RunRecorder(run, cli.plain(), source, step)
         attach(trainer, run, recorder, history)
+        if arguments.get("enable_checkpointing") is not False and not arguments["fast_dev_run"]:
+            attach_checkpoints(trainer, run)
         return self._carry_out(run, lambda: fit(trainer, model, data, run, recorder))
 
     def _check_unfinished(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import takewhile
 from typing import Any
 
 from lightning import Trainer
@@ -75,7 +76,7 @@ def explain_parsing(message: str, config: Mapping[str, Any]) -> ConfigError:
         if len(match["indent"]) > depth:
             depth, innermost = len(match["indent"]), match
             chain.append(match["key"])
-    rest = message[innermost.end() :]
+    rest = _below(message, innermost)
     values = _VALUE.findall(rest)
     key, value = _locate(chain, values[0].strip() if values else "", config)
     words = list(dict.fromkeys(_type_words(rest)))
@@ -225,6 +226,14 @@ def _short_names() -> dict[str, Any]:
             if inspect.isclass(value):
                 found.setdefault(name, value)
     return found
+
+
+def _below(message: str, match: re.Match[str]) -> str:
+    """What the parser says of one key: the lines that are indented deeper than the key's."""
+    first, *lines = message[match.end() :].split("\n")
+    depth = len(match["indent"])
+    own = takewhile(lambda line: len(line) - len(line.lstrip()) > depth or not line.strip(), lines)
+    return "\n".join([first, *own])
 
 
 def _type_words(text: str) -> Iterator[str]:

@@ -87,9 +87,8 @@ def _with_defaults(
         return [c for c in callbacks if not isinstance(c, Checkpoint | EarlyStopping)]
     if arguments.get("enable_checkpointing") is False or arguments.get("fast_dev_run"):
         return [c for c in callbacks if not isinstance(c, Checkpoint)]
-    if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-        name, direction = monitor or (None, "min")
-        callbacks.append(ModelCheckpoint(monitor=name, mode=direction, save_top_k=1))
+    if monitor is not None and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+        callbacks.append(ModelCheckpoint(monitor=monitor[0], mode=monitor[1], save_top_k=1))
     return callbacks
 
 
@@ -107,23 +106,42 @@ def attach(trainer: Any, run: Run, recorder: RunRecorder, history: Path | None) 
     if trainer.fast_dev_run:
         return
     trainer.loggers = [*trainer.loggers, RunLogger(run.folder, history, recorder.resumed_step)]
+
+
+def attach_checkpoints(trainer: Any, run: Run) -> None:
+    """Let a training keep its checkpoints in the run folder.
+
+    Args:
+        trainer: As `build_trainer` made it.
+        run: The folder.
+    """
     savers = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
     for saver in savers:
         _place(saver, run.checkpoints)
-    if savers:
-        main = next((saver for saver in savers if saver.monitor), savers[0])
-        trainer.callbacks.append(BestLink(main, run.checkpoints))
+    last = _last_saver(run.checkpoints)
+    main = next(saver for saver in [*savers, last] if saver.monitor or saver is last)
+    trainer.callbacks.extend([last, BestLink(main, run.checkpoints)])
 
 
 def _place(saver: ModelCheckpoint, folder: Path) -> None:
-    """Give a checkpoint callback what the user left open: folder, name, and a last.ckpt."""
+    """Give a checkpoint callback what the user left open: its folder, and best.ckpt as name."""
     if saver.dirpath is None:
         saver.dirpath = str(folder.resolve())
-        if saver.save_last is None:
-            saver.save_last = True
-        if saver.filename is None and saver.save_top_k == 1:
+        saver.save_last = None  # last.ckpt is written by a callback of its own
+        if saver.filename is None and saver.save_top_k == 1 and saver.monitor is not None:
             saver.filename = Path(BEST).stem
             saver._enable_version_counter = False
+
+
+def _last_saver(folder: Path) -> ModelCheckpoint:
+    """Writes last.ckpt after every epoch. Lightning's save_last does so only with a new best."""
+    return ModelCheckpoint(
+        dirpath=folder.resolve(),
+        filename=Path(LAST).stem,
+        monitor=None,
+        save_top_k=1,
+        enable_version_counter=False,
+    )
 
 
 def fit(

@@ -51,7 +51,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        dataset_classes: dict[str, Dataset[Any] | None],
+        dataset_classes: dict[str, Dataset | None],  # type: ignore[type-arg]  # jsonargparse's form
         batch_size: int = 32,
         num_workers: int = 4,
         create_dataset: bool = False,
