@@ -65,19 +65,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: truncated, empty, of another program, or holding anything but data.
     """
+    if not zipfile.is_zipfile(path):
+        raise _unreadable(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ConfigError(
-            "ckpt_path", "the file is no checkpoint, or holds code, which is never run",
-            got=str(path), remedy="Give a .ckpt file that this program wrote",
-        ) from error  # fmt: skip
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        problem = "the file is empty" if path.stat().st_size == 0 else "the file is damaged"
-        raise ConfigError(
-            "ckpt_path", problem, got=str(path),
-            remedy="Use another checkpoint of the run, such as last.ckpt",
-        ) from error  # fmt: skip
+        raise _no_checkpoint(path) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise _unreadable(path) from error
     if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
         raise ConfigError(
             "ckpt_path", "the file is a checkpoint of another program", got=str(path),
@@ -85,6 +80,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "load by model_name from a folder",
         )  # fmt: skip
     return checkpoint
+
+
+def _unreadable(path: Path) -> ConfigError:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start not in (b"", b"PK"):
+        return _no_checkpoint(path)
+    return ConfigError(
+        "ckpt_path", "the file is damaged" if start else "the file is empty", got=str(path),
+        remedy="Use another checkpoint of the run, such as last.ckpt",
+    )  # fmt: skip
+
+
+def _no_checkpoint(path: Path) -> ConfigError:
+    return ConfigError(
+        "ckpt_path", "the file is no checkpoint, or holds code, which is never run",
+        got=str(path), remedy="Give a .ckpt file that this program wrote",
+    )  # fmt: skip
 
 
 def carry_over(checkpoint_file: Path, folder: Path) -> None:

@@ -24,7 +24,15 @@ import classifier.data.datamodule  # noqa: F401  (short class names need their c
 from classifier.arguments import Command
 from classifier.callbacks.recorder import RunRecorder
 from classifier.checkpoints import CONFIG_KEY, load_checkpoint
-from classifier.config import check_top_level, check_trusted, merge, override, parse_value
+from classifier.config import (
+    SECTIONS,
+    check_top_level,
+    check_trusted,
+    class_paths,
+    merge,
+    override,
+    parse_word,
+)
 from classifier.data.datasets import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.explain import check_names, explain_building, explain_parsing
@@ -204,28 +212,26 @@ class _Job:
 
     def _configuration(self) -> dict[str, Any]:
         """Checkpoint < files < command line, as one tree."""
-        given: dict[str, Any] = {}
+        files: dict[str, Any] = {}
         for layer in self.layers:
-            given = merge(given, layer)
-        for key, text in self.command.overrides:
-            try:
-                value = parse_value(text)
-            except yaml.YAMLError:
-                value = text
-            override(given, key, value)
-        check_top_level(given)
-        if (given.get("optuna") or {}).get("tune"):
-            raise ConfigError(
-                "optuna.tune", "sweeps are not available yet", got=True, remedy="Write false"
-            )
-        given.pop("optuna", None)
-        given["trainer"] = given.get("trainer") or {}
-        self.experiment = str(given.get("custom_folder_name") or self.experiment)
-        self._open_checkpoint(given)
-        return self._over_checkpoint(given)
+            files = merge(files, layer)
+        words = [(key, parse_word(text)) for key, text in self.command.overrides]
+        top = {**files, **{key: value for key, value in words if key not in SECTIONS}}
+        self.experiment = str(top.get("custom_folder_name") or self.experiment)
+        self._open_checkpoint(top)
+        config = merge(self._saved(top), files)
+        for key, value in words:
+            override(config, key, value)
+        if self.checkpoint is not None:
+            # What the user's own words name is trusted; a checkpoint alone is data.
+            named = {path.partition(".")[0] for _, path in class_paths([files, dict(words)])}
+            allowed = frozenset(self.command.allowed) | named
+            check_trusted(config, allowed, str(self.checkpoint_file))
+        check_top_level(config)
+        return self._completed(config)
 
-    def _open_checkpoint(self, given: dict[str, Any]) -> None:
-        path = self.command.ckpt_path or given.get("ckpt_path")
+    def _open_checkpoint(self, top: Mapping[str, Any]) -> None:
+        path = self.command.ckpt_path or top.get("ckpt_path")
         if path is None:
             return
         if path == "last" and self.command.mode == "train":
@@ -241,27 +247,30 @@ class _Job:
         self.checkpoint_file = found.resolve()
         self.checkpoint = load_checkpoint(found)
 
-    def _over_checkpoint(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _saved(self, top: Mapping[str, Any]) -> dict[str, Any]:
+        """What the checkpoint's own configuration contributes."""
         training = self.command.mode in ("train", "check")
-        config = given
-        only_weights = training and given.get("only_weights_load", False) and self.layers
-        if self.checkpoint is not None and not only_weights:
-            saved: dict[str, Any] = self.checkpoint[CONFIG_KEY]
-            allowed = frozenset(self.command.allowed)
-            check_trusted(saved, allowed, str(self.checkpoint_file))
-            self.experiment = str(
-                given.get("custom_folder_name")
-                or saved.get("custom_folder_name")
-                or self.experiment
+        if self.checkpoint is None or (training and top.get("only_weights_load") and self.layers):
+            return {}
+        saved: dict[str, Any] = dict(self.checkpoint[CONFIG_KEY])
+        if not top.get("custom_folder_name") and not self.layers:
+            self.experiment = str(saved.get("custom_folder_name") or self.experiment)
+        if not training:
+            trainer = saved.get("trainer") or {}
+            saved["trainer"] = {k: v for k, v in trainer.items() if k in _KEPT_FOR_EVALUATION}
+        return saved
+
+    def _completed(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration with what it leaves open filled in."""
+        if (config.pop("optuna", None) or {}).get("tune"):
+            raise ConfigError(
+                "optuna.tune", "sweeps are not available yet", got=True, remedy="Write false"
             )
-            if not training:
-                kept = {k: v for k, v in saved["trainer"].items() if k in _KEPT_FOR_EVALUATION}
-                saved = {**saved, "trainer": kept}
-            config = merge(saved, given)
-        seed = config.get("seed_everything", DEFAULT_SEED)
-        if seed is True:
-            seed = secrets.randbelow(2**31)
-        config = {**config, "seed_everything": seed, "custom_folder_name": self.experiment}
+        if config.get("seed_everything") is True:
+            config["seed_everything"] = secrets.randbelow(2**31)
+        config["custom_folder_name"] = self.experiment
+        config["trainer"] = config.get("trainer") or {}
+        # A resumed training, started anew, comes to the same; one from weights needs them again.
         keeps_path = bool(config.get("only_weights_load")) and self.checkpoint_file is not None
         config["ckpt_path"] = str(self.checkpoint_file) if keeps_path else None
         return config

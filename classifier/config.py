@@ -102,15 +102,16 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Reader)
 
 
-def parse_value(text: str) -> Any:
-    """Parse a value given on the command line, as jsonargparse wants its loader to.
+def parse_word(text: str) -> Any:
+    """Parse a value given on the command line; what is no YAML is text.
 
-    `{a,b}` and `word:` would be mappings of nothing in YAML; here they are the text itself.
+    Args:
+        text: `1e-3`, `true`, `[1, 2]`, `{name: SGD}` or any word.
     """
-    value = parse_yaml(text)
-    if isinstance(value, dict) and value and all(item is None for item in value.values()):
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
         return text
-    return value
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -180,7 +181,8 @@ def class_paths(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(tree, Mapping):
         for name, value in tree.items():
             here = f"{key}.{name}" if key else str(name)
-            if isinstance(value, str) and (name == "class_path" or _is_import_path(here, value)):
+            is_class = str(name).rpartition(".")[2] == "class_path"
+            if isinstance(value, str) and (is_class or _is_import_path(here, value)):
                 yield here, value
             else:
                 yield from class_paths(value, here)

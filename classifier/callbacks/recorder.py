@@ -26,6 +26,8 @@ from classifier.errors import Interrupted
 from classifier.files import link_or_copy
 from classifier.runs import BEST, LAST, Run
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +76,8 @@ class RunRecorder(Callback):
             relocate(checkpoint, self.resumed_from.parent, self.run.checkpoints.resolve())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on with the random numbers where the checkpoint left off."""
+        """Listen, and go on with the random numbers where the checkpoint left off."""
+        self._listen_alone(trainer)
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
@@ -84,14 +87,41 @@ class RunRecorder(Callback):
     @contextmanager
     def obeying_signals(self) -> Iterator[None]:
         """Within the block SIGINT and SIGTERM end the training at the next batch."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, self._note)
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._listen()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _listen(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._note)
+
+    def _listen_alone(self, trainer: L.Trainer) -> None:
+        """Take SIGTERM back from Lightning, which would end the run without a checkpoint.
+
+        With several processes Lightning's handler stays: it tells the others.
+        """
+        if trainer.world_size == 1:
+            self._listen()
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen."""
+        self._listen_alone(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen."""
+        self._listen_alone(trainer)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen."""
+        self._listen_alone(trainer)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen."""
+        self._listen_alone(trainer)
 
     def _note(self, signum: int, frame: Any) -> None:
         if self.signum is not None and signum == signal.SIGINT:

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from classifier import main
+from classifier.entry import console
+from classifier.errors import ConfigError, Interrupted, RunError
+from tests.conftest import write_classes
+
+EPOCHS = "3"
+SENDER = "tests.cli.interrupting.SendSignal"
+
+
+def weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    file = Path(folder, "checkpoints/last.ckpt")
+    state: dict[str, torch.Tensor] = torch.load(file, weights_only=True)["state_dict"]
+    return state
+
+
+def epoch_rows(folder: str | Path) -> list[dict[str, str]]:
+    with Path(folder, "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def newest(workplace: Path) -> Path:
+    return sorted((workplace / "runs/colours").iterdir())[-1]
+
+
+@pytest.fixture
+def interrupted(config: Any, save: Any, workplace: Path) -> Any:
+    """Train until a signal comes; gives the run folder."""
+
+    def run(signum: int = signal.SIGTERM, step: int = 4, stage: str = "train", *words: str) -> Path:
+        sender = {
+            "class_path": SENDER,
+            "init_args": {"signum": int(signum), "step": step, "stage": stage},
+        }
+        content = json.loads(json.dumps(config))
+        content["trainer"] |= {"callbacks": [sender], "max_epochs": int(EPOCHS)}
+        with pytest.raises(Interrupted) as caught:
+            main(["--config", save(content, "interrupted.yaml"), *words])
+        assert caught.value.signum == signum
+        config["trainer"]["callbacks"] = []  # not the checkpoint's, which would send it again
+        return newest(workplace)
+
+    return run
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("stage", "step"), [("train", 1), ("train", 4), ("validation", 6)])
+def test_resume_after_a_signal_reaches_the_same_numbers(
+    train: Any, interrupted: Any, signum: int, stage: str, step: int
+) -> None:
+    whole = train("--trainer.max_epochs", EPOCHS)
+    half = interrupted(signum, step, stage)
+    assert json.loads((half / "result.json").read_text())["status"] == "interrupted"
+    resumed = train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "last")
+    assert resumed.num_steps == whole.num_steps
+    assert resumed.metrics == whole.metrics
+    assert resumed.best_score == whole.best_score
+    before, after = weights(whole.output_dir), weights(resumed.output_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert epoch_rows(resumed.output_dir) == epoch_rows(whole.output_dir)
+
+
+def test_resume_after_a_signal_with_dropout_workers_and_schedule(
+    train: Any, config: Any, interrupted: Any
+) -> None:
+    config["model"]["init_args"]["scheduler_config"] = {"name": "cosine", "warmup_epochs": 1}
+    config["model"]["init_args"]["model_name"] = "timm/test_efficientnet"
+    config["data"]["init_args"]["num_workers"] = 2
+    whole = train("--trainer.max_epochs", EPOCHS)
+    interrupted(signal.SIGTERM, 4)
+    resumed = train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "last")
+    assert resumed.metrics == whole.metrics
+
+
+def test_resume_goes_on_to_more_epochs_with_nothing_but_the_checkpoint(train: Any) -> None:
+    first = train()
+    more = main(
+        ["--ckpt_path", f"{first.output_dir}/checkpoints/last.ckpt", "--trainer.max_epochs", "4"]
+    )
+    assert more is not None
+    assert more.num_epochs == 4
+    assert more.output_dir.startswith("runs/colours/")
+    epochs = [row["epoch"] for row in epoch_rows(more.output_dir) if row["validation_loss"]]
+    assert epochs == ["0", "1", "2", "3"]
+
+
+def test_resume_keeps_the_best_score_of_before(train: Any) -> None:
+    first = train("--trainer.max_epochs", "5")
+    best = Path(first.output_dir, "checkpoints/best.ckpt")
+    more = main(
+        ["--ckpt_path", f"{first.output_dir}/checkpoints/last.ckpt", "--trainer.max_epochs", "6",
+         "--model.init_args.optimizer_config.lr", "0.5"]
+    )  # fmt: skip
+    assert more is not None
+    assert more.best_score is not None and more.best_score >= (first.best_score or 0)
+    assert Path(more.output_dir, "checkpoints/best.ckpt").is_file()
+    assert best.is_file()
+
+
+def test_finished_training_is_not_resumed(train: Any) -> None:
+    first = train()
+    with pytest.raises(ConfigError) as caught:
+        train("--ckpt_path", f"{first.output_dir}/checkpoints/last.ckpt")
+    assert str(caught.value) == (
+        "trainer.max_epochs: the checkpoint has trained 2 epochs already, got 2. "
+        "Write a larger number to go on."
+    )
+
+
+def test_last_starts_fresh_and_says_so_when_nothing_is_unfinished(train: Any) -> None:
+    train("--trainer.max_epochs", "1")
+    result = train("--ckpt_path", "last", "--trainer.max_epochs", "1")
+    text = Path(result.output_dir, "log.txt").read_text()
+    assert "ckpt_path: last: no unfinished run of colours, starting fresh" in text
+
+
+def test_resume_works_after_the_run_folder_was_moved(
+    train: Any, interrupted: Any, workplace: Path
+) -> None:
+    half = interrupted()
+    shutil.move(half, workplace / "elsewhere")
+    result = train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "elsewhere/checkpoints/last.ckpt")
+    assert result.num_epochs == 3
+
+
+def test_resume_with_other_classes_is_refused_with_both_lists(train: Any, workplace: Path) -> None:
+    first = train()
+    write_classes(workplace / "other", 3, ["blue", "green", "yellow"])
+    with pytest.raises(ConfigError) as caught:
+        train(
+            "--ckpt_path", first.output_dir, "--trainer.max_epochs", "3",
+            "--data.init_args.dataset_classes.train.init_args.root", "other",
+        )  # fmt: skip
+    assert "blue, green, red; the data's are blue, green, yellow" in str(caught.value)
+
+
+def test_only_weights_starts_anew_with_the_old_weights(train: Any) -> None:
+    first = train("--trainer.max_epochs", "4")
+    again = train(
+        "--ckpt_path", f"{first.output_dir}/checkpoints/last.ckpt", "--only_weights_load", "true",
+        "--trainer.max_epochs", "1", "--model.init_args.optimizer_config", "{name: SGD, lr: 1e-9}",
+    )  # fmt: skip
+    assert again.num_epochs == 1
+    assert again.metrics["validation_loss"] == pytest.approx(
+        first.metrics["validation_loss"], rel=0.5
+    )
+    saved = yaml.safe_load(Path(again.output_dir, "config.yaml").read_text())
+    assert saved["ckpt_path"].endswith("last.ckpt")
+
+
+def test_only_weights_makes_a_new_head_for_another_number_of_classes(
+    train: Any, workplace: Path
+) -> None:
+    first = train()
+    write_classes(workplace / "two", 6, ["blue", "red"])
+    result = train(
+        "--ckpt_path", first.output_dir, "--only_weights_load", "true", "--trainer.max_epochs", "1",
+        "--data.init_args.dataset_classes.train.init_args.root", "two",
+    )  # fmt: skip
+    text = Path(result.output_dir, "log.txt").read_text()
+    assert "the head is new, for 2 classes instead of 3" in text
+
+
+def test_only_weights_of_another_encoder_is_refused(train: Any) -> None:
+    first = train()
+    with pytest.raises(
+        ConfigError, match=r"the checkpoint holds timm/test_resnet, .*Write model_name"
+    ):
+        train(
+            "--ckpt_path", first.output_dir, "--only_weights_load", "true",
+            "--model.init_args.model_name", "timm/test_efficientnet",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_exit_code_tells_the_signal(
+    config: Any, save: Any, monkeypatch: Any, signum: int, code: int
+) -> None:
+    config["trainer"]["callbacks"] = [
+        {"class_path": SENDER, "init_args": {"signum": int(signum), "step": 1}}
+    ]
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config", save(config)])
+    assert console() == code
+
+
+def test_killed_worker_ends_the_run_with_a_hint(config: Any, save: Any) -> None:
+    config["trainer"]["callbacks"] = [{"class_path": "tests.cli.interrupting.KillWorker"}]
+    config["data"]["init_args"] |= {"num_workers": 2, "batch_size": 2}
+    with pytest.raises(
+        RunError, match=r"a DataLoader worker died.*Lower data\.init_args\.num_workers"
+    ):
+        main(["--config", save(config)])
+
+
+def test_interrupted_prediction_leaves_no_table(trained: Path, workplace: Path) -> None:
+    write_classes(workplace / "p", 2)
+    (workplace / "p/bad.png").write_bytes(b"x")
+    import os
+
+    from classifier.callbacks.predictions import PredictionsWriter
+
+    original = PredictionsWriter.on_predict_batch_end
+
+    def interrupt(self: Any, *arguments: Any, **more: Any) -> None:
+        original(self, *arguments, **more)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PredictionsWriter, "on_predict_batch_end", interrupt)
+        with pytest.raises(Interrupted):
+            main(["--predict", "p", "--ckpt_path", str(trained), "--data.batch_size", "2"])
+    folder = newest(workplace)
+    assert not [item for item in folder.iterdir() if "predictions" in item.name]
