@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> Result | None:
 def _execute(
     command: Command, layers: list[dict[str, Any]], experiment: str, started: float
 ) -> Result | None:
-    from classifier.cli import execute  # imports torch and lightning
+    from classifier.execution import execute  # imports torch and lightning
 
     return execute(command, layers, experiment, started)
 

@@ -17,6 +17,7 @@ IMAGE_EXTENSIONS = frozenset(
 )  # fmt: skip
 MAX_PIXELS = 100_000_000
 BACKGROUND = (255, 255, 255)
+_TOO_LARGE = f"the image has more than {MAX_PIXELS:,} pixels"
 _HIGH_DEPTH = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 
 # A truncated file is an error, never a picture that is grey from the middle on.
@@ -49,16 +50,16 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
             with Image.open(path) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
-                    raise BadImageError(
-                        f"{width} x {height} pixels are more than {MAX_PIXELS:,} allowed"
-                    )
+                    raise BadImageError(_TOO_LARGE)
                 return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except (BadImageError, FileNotFoundError):
         raise
     except UnidentifiedImageError as error:
         raise BadImageError(_unidentified(Path(path))) from error
+    except Image.DecompressionBombError as error:
+        raise BadImageError(_TOO_LARGE) from error
     # Pillow's decoders raise all of these for damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImageError(str(error) or type(error).__name__) from error
 
 

@@ -117,10 +117,12 @@ def _check_name(location: str, pretrained: bool) -> None:
 
 def _wrap(model: Any) -> TimmNetwork:
     cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in _LOCATION_KEYS}
+    arguments = dict(getattr(model, "pretrained_model_args", None) or {})
+    arguments.pop("num_classes", None)  # a saved model's own; ours is the data's
     spec = {
         "source": "timm",
         "architecture": cfg["architecture"],
-        "model_args": dict(getattr(model, "pretrained_model_args", None) or {}),
+        "model_args": arguments,
         "pretrained_cfg": cfg,
     }
     return TimmNetwork(model, _preprocessing(model), spec)

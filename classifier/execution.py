@@ -1,0 +1,330 @@
+"""One command, from its configuration to its result."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import traceback
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+import classifier.callbacks.metrics
+import classifier.data.datamodule  # noqa: F401  (short class names need their classes imported)
+from classifier.arguments import Command
+from classifier.callbacks.recorder import RunRecorder
+from classifier.checkpoints import CONFIG_KEY, load_checkpoint
+from classifier.cli import ClassifierCLI, print_all_keys
+from classifier.config import (
+    SECTIONS,
+    check_top_level,
+    check_trusted,
+    class_paths,
+    merge,
+    override,
+    parse_word,
+)
+from classifier.data.datasets import ImagePathsDataset
+from classifier.errors import ConfigError, Interrupted, RunError
+from classifier.preparing import (
+    check_monitors,
+    default_monitor,
+    load_weights,
+    prepare_evaluation,
+    prepare_training,
+)
+from classifier.runs import Log, Result, Run, create_run, find_checkpoint, newest_unfinished
+from classifier.training import attach, attach_checkpoints, build_trainer, evaluate, fit
+
+log = logging.getLogger(__name__)
+
+# Of a checkpoint's trainer section, what evaluation keeps; hardware and limits are today's.
+_KEPT_FOR_EVALUATION = ("callbacks", "precision")
+_ADVERTS = (
+    "GPU available",
+    "TPU available",
+    "Loading `train_dataloader` to estimate",
+    "`weights_only`",
+)
+_WORKER_ERROR = re.compile(r"(?:classifier\.errors\.)?RunError: (.*)\Z", re.DOTALL)
+
+
+def execute(
+    command: Command, layers: list[dict[str, Any]], experiment: str, started: float
+) -> Result | None:
+    """Carry out a command.
+
+    Args:
+        command: What is asked for.
+        layers: The configuration files' contents, later ones win.
+        experiment: Name of the experiment where the configuration gives none.
+        started: time.time() at the start.
+
+    Returns:
+        The result; None when nothing ran.
+    """
+    record = Log()
+    record.start()
+    try:
+        with warnings.catch_warnings():
+            quiet_known_noise()
+            return _Job(command, layers, experiment, started, record).execute()
+    finally:
+        record.stop()
+
+
+def quiet_known_noise() -> None:
+    """Silence advice of the libraries that does not apply here."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_advertising)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`precision=16` is supported for historical reasons.*",
+        ".*AMP with fp16 is not supported on CPU.*",  # the log says which precision is used
+        "Total length of `list` across ranks is zero.*",
+        ".*is smaller than the logging interval.*",
+        "Checkpoint directory .* exists and is not empty",
+        ".*in eval mode at the start of training.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _not_advertising(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not ("Tip:" in text or text.startswith(_ADVERTS))
+
+
+class _Job:
+    """One command on its way: configuration, objects, run folder, result."""
+
+    def __init__(
+        self,
+        command: Command,
+        layers: list[dict[str, Any]],
+        experiment: str,
+        started: float,
+        record: Log,
+    ) -> None:
+        self.command = command
+        self.layers = layers
+        self.experiment = experiment
+        self.started = started
+        self.record = record
+        self.checkpoint: dict[str, Any] | None = None
+        self.checkpoint_file: Path | None = None
+
+    def execute(self) -> Result | None:
+        if self.command.help == "all":
+            print_all_keys()
+            return None
+        config = self._configuration()
+        cli = ClassifierCLI(config)
+        if self.command.print_config:
+            print(cli.dump(), end="")
+            return None
+        if self.command.mode in ("train", "check"):
+            return self._train(cli)
+        return self._evaluate(cli, config)
+
+    # Configuration
+
+    def _configuration(self) -> dict[str, Any]:
+        """Checkpoint < files < command line, as one tree."""
+        files: dict[str, Any] = {}
+        for layer in self.layers:
+            files = merge(files, layer)
+        words = [(key, parse_word(text)) for key, text in self.command.overrides]
+        top = {**files, **{key: value for key, value in words if key not in SECTIONS}}
+        self.experiment = str(top.get("custom_folder_name") or self.experiment)
+        self._open_checkpoint(top)
+        config = merge(self._saved(top), files)
+        for key, value in words:
+            override(config, key, value)
+        if self.checkpoint is not None:
+            # What the user's own words name is trusted; a checkpoint alone is data.
+            named = {path.partition(".")[0] for _, path in class_paths([files, dict(words)])}
+            allowed = frozenset(self.command.allowed) | named
+            check_trusted(config, allowed, str(self.checkpoint_file))
+        check_top_level(config)
+        return self._completed(config)
+
+    def _open_checkpoint(self, top: Mapping[str, Any]) -> None:
+        path = self.command.ckpt_path or top.get("ckpt_path")
+        if path is None:
+            return
+        if path == "last" and self.command.mode == "train":
+            found = newest_unfinished(self.experiment)
+            if found is None:
+                log.info(
+                    "ckpt_path: last: no unfinished run of %s, starting fresh", self.experiment
+                )
+                return
+            log.info("ckpt_path: last: resuming %s", found)
+        else:
+            found = find_checkpoint(str(path))
+        self.checkpoint_file = found.resolve()
+        self.checkpoint = load_checkpoint(found)
+
+    def _saved(self, top: Mapping[str, Any]) -> dict[str, Any]:
+        """What the checkpoint's own configuration contributes."""
+        training = self.command.mode in ("train", "check")
+        if self.checkpoint is None or (training and top.get("only_weights_load") and self.layers):
+            return {}
+        saved: dict[str, Any] = dict(self.checkpoint[CONFIG_KEY])
+        if not top.get("custom_folder_name") and not self.layers:
+            self.experiment = str(saved.get("custom_folder_name") or self.experiment)
+        if not training:
+            trainer = saved.get("trainer") or {}
+            saved["trainer"] = {k: v for k, v in trainer.items() if k in _KEPT_FOR_EVALUATION}
+        return saved
+
+    def _completed(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration with what it leaves open filled in."""
+        if (config.pop("optuna", None) or {}).get("tune"):
+            raise ConfigError(
+                "optuna.tune", "sweeps are not available yet", got=True, remedy="Write false"
+            )
+        if config.get("seed_everything") is True:
+            config["seed_everything"] = secrets.randbelow(2**31)
+        config["custom_folder_name"] = self.experiment
+        config["trainer"] = config.get("trainer") or {}
+        # A resumed training, started anew, comes to the same; one from weights needs them again.
+        keeps_path = bool(config.get("only_weights_load")) and self.checkpoint_file is not None
+        config["ckpt_path"] = str(self.checkpoint_file) if keeps_path else None
+        return config
+
+    # Runs
+
+    def _train(self, cli: ClassifierCLI) -> Result | None:
+        model, data, arguments = cli.build()
+        only_weights = bool(cli.config["only_weights_load"])
+        resumed = None if only_weights else self.checkpoint
+        if only_weights and self.checkpoint is not None:
+            model.pretrained = False  # type: ignore[assignment]  # the checkpoint has the weights
+        self._check_unfinished(resumed, arguments)
+        callbacks: list[Callback] = list(arguments.get("callbacks") or [])
+        check_monitors(callbacks, model, data, callbacks)
+        trainer = build_trainer(arguments, "train", default_monitor(callbacks, data))
+        prepare_training(model, data, resumed)
+        if only_weights and self.checkpoint is not None:
+            load_weights(model, self.checkpoint)
+        if self.command.mode == "check":
+            print(f"{', '.join(self.command.configs)}: configuration and data are in order")
+            return None
+        run = self._create_run("train", cli)
+        source = self.checkpoint_file if resumed is not None else None
+        history = source.parent.parent / "metrics.csv" if source is not None else None
+        step = int(resumed["global_step"]) if resumed is not None else 0
+        recorder = RunRecorder(run, cli.plain(), source, step)
+        attach(trainer, run, recorder, history)
+        if arguments.get("enable_checkpointing") is not False and not arguments["fast_dev_run"]:
+            attach_checkpoints(trainer, run)
+        return self._carry_out(run, lambda: fit(trainer, model, data, run, recorder))
+
+    def _check_unfinished(
+        self, checkpoint: Mapping[str, Any] | None, arguments: Mapping[str, Any]
+    ) -> None:
+        epochs = arguments.get("max_epochs")
+        if checkpoint is None or epochs is None or epochs < 0:
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        done = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
+        if done >= epochs:
+            raise ConfigError(
+                "trainer.max_epochs", f"the checkpoint has trained {done} epochs already",
+                got=epochs, remedy="Write a larger number to go on",
+            )  # fmt: skip
+
+    def _evaluate(self, cli: ClassifierCLI, config: dict[str, Any]) -> Result:
+        assert self.checkpoint is not None
+        mode = self.command.mode
+        model, data, arguments = cli.build()
+        if self.command.paths:
+            data.dataset_classes["predict"] = ImagePathsDataset(self.command.paths)  # type: ignore[attr-defined]
+        trainer = build_trainer(arguments, mode, None)
+        prepare_evaluation(model, data, self.checkpoint)
+        data.setup(mode)
+        run = self._create_run(mode, cli)
+        recorder = RunRecorder(run, cli.plain())
+        attach(trainer, run, recorder, None)
+        return self._carry_out(run, lambda: evaluate(trainer, model, data, run, recorder))
+
+    def _create_run(self, mode: str, cli: ClassifierCLI) -> Run:
+        run = create_run(self.experiment, mode, self.started)
+        print(run.folder.as_posix(), flush=True)
+        self.record.write_to(run.folder / "log.txt")
+        run.result.seed = cli.config["seed_everything"]
+        run.write_config(cli.dump())
+        run.write_environment(
+            {
+                "num_threads": torch.get_num_threads(),
+                "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            }
+        )
+        run.write_result()
+        return run
+
+    def _carry_out(self, run: Run, work: Any) -> Result:
+        """Run it, and write down how it ended, whatever happens."""
+        result = run.result
+        try:
+            work()
+            result.status = "completed"
+        except (Interrupted, KeyboardInterrupt):
+            result.status, result.error = "interrupted", "ended by a signal"
+            raise
+        except (ConfigError, RunError) as error:
+            result.status, result.error = "failed", _without_traceback(error)
+            log.debug("", exc_info=True)
+            if isinstance(error, RunError):
+                raise RunError(result.error) from error
+            raise
+        except Exception as error:
+            result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+            log.error("%s", traceback.format_exc())
+            known = _in_plain_words(error)
+            if known is None:
+                raise
+            raise RunError(known) from error
+        finally:
+            run.write_result()
+            if result.status == "completed":
+                _print_result(result)
+            print(run.folder.as_posix(), flush=True)
+        return result
+
+
+def _without_traceback(error: Exception) -> str:
+    """An error from a DataLoader worker carries the worker's traceback in its text."""
+    found = _WORKER_ERROR.search(str(error))
+    return (found[1] if found else str(error)).strip()
+
+
+def _in_plain_words(error: Exception) -> str | None:
+    """What a user can do about errors that come from the machine."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is full. Lower data.init_args.batch_size, and raise "
+            "trainer.accumulate_grad_batches to keep the effective batch"
+        )
+    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
+        return (
+            "a DataLoader worker died, most often because memory ran out. Lower "
+            "data.init_args.num_workers or data.init_args.batch_size"
+        )
+    return None
+
+
+def _print_result(result: Result) -> None:
+    for name, value in result.metrics.items():
+        print(f"{name}: {value:.6g}")
+    if result.best_score is not None:
+        print(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
+    if result.predictions is not None:
+        print(f"predictions: {Path(result.output_dir, result.predictions).as_posix()}")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier.data.decoding import BadImageError, decode_image
+
+RED = (200, 30, 20)
+
+
+def corner(file: Path) -> tuple[int, ...]:
+    pixels = decode_image(file)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    return tuple(int(value) for value in pixels[0, 0])
+
+
+def test_16_bit_grey_is_scaled(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 30000, dtype=np.uint16)).save(tmp_path / "x.png")
+    assert corner(tmp_path / "x.png") == (117, 117, 117)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (*RED, 255), RED),
+        ("RGBA", (*RED, 0), (255, 255, 255)),
+        ("LA", (90, 0), (255, 255, 255)),
+        ("LA", (90, 255), (90, 90, 90)),
+        ("L", 90, (90, 90, 90)),
+        ("1", 1, (255, 255, 255)),
+    ],
+)
+def test_mode_becomes_rgb_over_white(tmp_path: Path, mode: str, colour: Any, expected: Any) -> None:
+    Image.new(mode, (4, 4), colour).save(tmp_path / "x.png")
+    assert corner(tmp_path / "x.png") == expected
+
+
+def test_palette_with_transparency_lies_over_white(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([*RED, 0, 0, 0])
+    image.save(tmp_path / "x.png", transparency=0)
+    assert corner(tmp_path / "x.png") == (255, 255, 255)
+    image.save(tmp_path / "y.png")
+    assert corner(tmp_path / "y.png") == RED
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "x.jpg")
+    red, green, blue = corner(tmp_path / "x.jpg")
+    assert red > 200 and green < 60 and blue < 60
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    upright = Image.new("RGB", (30, 20), (0, 0, 0))
+    upright.paste(RED, (0, 0, 10, 10))
+    turns = {
+        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    turn = turns[orientation]
+    stored = upright if turn is None else upright.transpose(turn)
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(decode_image(tmp_path / "x.png"), np.asarray(upright))
+
+
+def test_first_frame_stands_for_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 0, 255))]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert corner(tmp_path / "x.gif") == RED
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "the file is empty"), (b"just text", "not an image in any format that Pillow reads")],
+)
+def test_no_image_is_told_in_words(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(BadImageError, match=reason):
+        decode_image(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
+def test_truncated_file_is_an_error_and_no_half_picture(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    file = tmp_path / name
+    Image.fromarray(noise).save(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    with pytest.raises(BadImageError):
+        decode_image(file)
+
+
+def test_bomb_is_refused_before_its_pixels_are_made(tmp_path: Path) -> None:
+    width = 15_000
+    header = width.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    content = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    )
+    (tmp_path / "bomb.png").write_bytes(content + chunk(b"IEND", b""))
+    with pytest.raises(BadImageError, match="more than 100,000,000 pixels"):
+        decode_image(tmp_path / "bomb.png")
+
+
+def test_file_that_is_gone_is_not_a_bad_image(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        decode_image(tmp_path / "gone.png")

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from classifier.errors import ConfigError
+from classifier.model.optimizers import build_optimizer, build_scheduler, check_scheduler
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def rates(config: dict[str, Any], steps: int = 40, epochs: int = 4, lr: float = 0.1) -> list[float]:
+    optimizer = build_optimizer(network(), {"name": "SGD", "lr": lr})
+    built = build_scheduler(optimizer, config, num_steps=steps, num_epochs=epochs)
+    seen = []
+    for step in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if built["interval"] == "step" or (step + 1) % (steps // epochs) == 0:
+            built["scheduler"].step()
+    return seen
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "adamw", "lamb", "lion", "torch.optim.RMSprop"])
+def test_optimizer_by_name_trains(name: str) -> None:
+    model = network()
+    optimizer = build_optimizer(model, {"name": name, "lr": 1e-3})
+    weight = model.get_parameter("0.weight")
+    before = weight.clone()
+    model(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(weight, before)
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    "config", [{"name": "AdamW", "lr": 0.01}, {"name": "SGD", "lr": 0.1, "momentum": 0.9}]
+)
+def test_same_steps_as_torch_without_weight_decay(config: dict[str, Any]) -> None:
+    ours, theirs = network(), network()
+    own = build_optimizer(ours, {**config, "weight_decay": 0.0})
+    reference = getattr(torch.optim, config["name"])(
+        theirs.parameters(), weight_decay=0.0, **{k: v for k, v in config.items() if k != "name"}
+    )
+    for _ in range(5):
+        inputs = torch.randn(6, 4)
+        for model, optimizer in ((ours, own), (theirs, reference)):
+            optimizer.zero_grad()
+            model(inputs).pow(2).sum().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("config", [{"weight_decay": 0.1}, {}])
+def test_biases_and_gains_are_not_decayed(config: dict[str, float]) -> None:
+    optimizer = build_optimizer(network(), {"name": "AdamW", "lr": 0.1, **config})
+    decayed, others = optimizer.param_groups
+    assert decayed["weight_decay"] > 0 and all(p.ndim > 1 for p in decayed["params"])
+    assert others["weight_decay"] == 0 and all(p.ndim <= 1 for p in others["params"])
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = build_optimizer(model, {"name": "SGD", "lr": 0.1})
+    assert len(optimizer.param_groups[0]["params"]) == 4
+
+
+def test_cosine_follows_the_formula() -> None:
+    seen = rates({"name": "cosine", "min_lr": 0.01})
+    for step, rate in enumerate(seen):
+        assert rate == pytest.approx(0.01 + 0.09 * (1 + math.cos(math.pi * step / 40)) / 2)
+
+
+@pytest.mark.parametrize("key", [{"warmup_epochs": 1}, {"warmup_ratio": 0.25}])
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant", "step"])
+def test_warmup_rises_to_the_full_rate(name: str, key: dict[str, float]) -> None:
+    seen = rates({"name": name, **key})
+    assert seen[0] == pytest.approx(0.1 * 1e-3)
+    assert all(a < b for a, b in pairwise(seen[:11]))
+    assert seen[10] == pytest.approx(0.1)
+
+
+def test_linear_falls_to_min_lr() -> None:
+    seen = rates({"name": "linear", "min_lr": 0.02})
+    assert seen[20] == pytest.approx(0.06)
+    assert seen[-1] == pytest.approx(0.02 + 0.08 / 40)
+
+
+def test_step_counts_epochs() -> None:
+    seen = rates({"name": "step", "step_size": 2, "gamma": 0.5})
+    assert seen[19] == pytest.approx(0.1)
+    assert seen[20] == pytest.approx(0.05)
+
+
+def test_one_cycle_peaks_at_lr() -> None:
+    assert max(rates({"name": "one_cycle", "pct_start": 0.25})) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_scheduler_of_torch_by_name_counts_epochs() -> None:
+    seen = rates({"name": "ExponentialLR", "gamma": 0.5})
+    assert seen[9:11] == pytest.approx([0.1, 0.05])
+
+
+def test_plateau_watches_the_loss_by_default() -> None:
+    optimizer = build_optimizer(network(), {"name": "SGD", "lr": 0.1})
+    built = build_scheduler(optimizer, {"name": "plateau"}, num_steps=10, num_epochs=2)
+    assert built["monitor"] == "validation_loss"
+    assert built["scheduler"].mode == "min"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "cosine", "warmup_epochs": 1, "warmup_ratio": 0.1}, "stands beside warmup_epochs"),
+        ({"name": "cosine", "warmup_epochs": -1}, "must be a number of at least 0"),
+        ({"name": "ExponentialLR", "gama": 0.5}, "takes no 'gama'"),
+        ({"name": "torch.optim.AdamW"}, "unknown schedule"),
+    ],
+)  # fmt: skip
+def test_wrong_schedule_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_scheduler(config)
+
+
+def test_warmup_as_long_as_the_training_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the warm-up takes all of the 40 steps, got 4"):
+        rates({"name": "cosine", "warmup_epochs": 4})

@@ -1,0 +1,87 @@
+"""The house: arrows one way, rooms of a size, one reader of YAML."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "classifier").rglob("*.py"))
+# From the door to the cellar: a module imports from its own floor or from below.
+FLOORS = [
+    ["classifier"],
+    ["classifier.entry"],
+    ["classifier.execution"],
+    ["classifier.cli", "classifier.arguments", "classifier.preparing", "classifier.training"],
+    ["classifier.explain"],
+    ["classifier.callbacks"],
+    ["classifier.model", "classifier.data", "classifier.checkpoints"],
+    ["classifier.runs", "classifier.importing", "classifier.preprocessing", "classifier.config"],
+    ["classifier.errors", "classifier.files"],
+]
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def floor_of(module: str) -> int:
+    found = -1
+    for number, floor in enumerate(FLOORS):
+        for name in floor:
+            if module == name or (name != "classifier" and module.startswith(f"{name}.")):
+                found = number
+    assert found >= 0, f"{module} is on no floor"
+    return found
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_arrows_point_down(file: Path) -> None:
+    here = module_of(file)
+    for name in imports_of(file):
+        if name.startswith("classifier."):
+            assert floor_of(here) <= floor_of(name), f"{here} imports {name} from above"
+            sides = {"classifier.model", "classifier.data"}
+            rooms = {side for side in sides if here.startswith(side) or name.startswith(side)}
+            assert rooms != sides, (
+                f"{here} imports {name}: model and data know nothing of each other"
+            )
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_rooms_are_of_a_size(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= 360
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
+
+
+def test_albumentations_has_one_room() -> None:
+    users = {module_of(file) for file in FILES if "albumentations" in set(imports_of(file))}
+    assert users == {"classifier.data.augmentations"}
+
+
+def test_main_is_a_door_and_nothing_else() -> None:
+    assert len((ROOT / "main.py").read_text().splitlines()) <= 10
