@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Tiny models gain nothing from threads, and on a busy machine threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
