@@ -9,7 +9,13 @@ from classifier.config import TOP_LEVEL_KEYS
 from classifier.errors import ConfigError
 
 # The first word that Lightning users type -> mode; the flags give the same modes.
-_WORDS = {"fit": "train", "validate": "validate", "test": "test", "predict": "predict"}
+_WORDS = {
+    "fit": "train",
+    "train": "train",
+    "validate": "validate",
+    "test": "test",
+    "predict": "predict",
+}
 _MODE_FLAGS = {
     "--val": "validate",
     "--validate": "validate",
@@ -170,7 +176,7 @@ def _take_value(flag: str, tokens: list[str]) -> str:
 
 def _take_values(tokens: list[str]) -> list[str]:
     values = []
-    while tokens and not tokens[0].startswith("-"):
+    while tokens and not tokens[0].startswith("--") and tokens[0] not in ("-c", "-h"):
         values.append(tokens.pop(0).removeprefix("\0"))
     return values
 

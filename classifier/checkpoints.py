@@ -16,13 +16,26 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from classifier.errors import ConfigError, RunError
 from classifier.files import link_or_copy, replacing
-from classifier.runs import BEST, LAST
+from classifier.runs import BEST
 
 log = logging.getLogger(__name__)
 
 # What a checkpoint holds besides Lightning's own keys.
 CONFIG_KEY = "config"
 RANDOM_STATE_KEY = "random_state"
+FOLDER_KEY = "checkpoints_folder"
+
+
+# A checkpoint callback's state before its first save.
+_NOTHING_SAVED: dict[str, Any] = {
+    "best_model_score": None,
+    "current_score": None,
+    "best_model_path": "",
+    "best_k_models": {},
+    "kth_best_model_path": "",
+    "kth_value": None,
+    "last_model_path": "",
+}
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -73,11 +86,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise _no_checkpoint(path) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise _unreadable(path) from error
-    if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ConfigError(
             "ckpt_path", "the file is a checkpoint of another program", got=str(path),
             remedy="Give a .ckpt file that this program wrote; weights of other programs "
             "load by model_name from a folder",
+        )  # fmt: skip
+    if not isinstance(checkpoint.get(CONFIG_KEY), dict):
+        raise ConfigError(
+            "ckpt_path", "the checkpoint holds no configuration, as one of a plain Trainer",
+            got=str(path), remedy="Load it in Python: ImageClassifier.load_from_checkpoint(path)",
         )  # fmt: skip
     return checkpoint
 
@@ -100,41 +118,46 @@ def _no_checkpoint(path: Path) -> ConfigError:
     )  # fmt: skip
 
 
-def carry_over(checkpoint_file: Path, folder: Path) -> None:
-    """Give a resumed run the best and last checkpoints of the run before.
-
-    Args:
-        checkpoint_file: The checkpoint that is resumed.
-        folder: The new run's checkpoints folder.
-    """
-    folder.mkdir(exist_ok=True)
-    for file in sorted(checkpoint_file.parent.glob("*.ckpt")):
-        link_or_copy(file, folder / file.name)
-
-
-def relocate(checkpoint: dict[str, Any], old: Path, new: Path) -> None:
-    """Let the checkpoint callbacks of a resumed run know their files in the new folder.
+def carry_over(checkpoint: dict[str, Any], old: Path, new: Path) -> None:
+    """Give a resumed run the checkpoints of the run before, and tell its callbacks of them.
 
     Without it Lightning forgets the best score so far, and the first epoch after a resume becomes
     the best one, however bad.
 
     Args:
-        checkpoint: Changed in place.
-        old: The folder in which the checkpoint lies now.
-        new: The folder of the run that resumes it.
+        checkpoint: What is resumed; changed in place.
+        old: The folder in which it lies now.
+        new: The checkpoints folder of the run that resumes it.
     """
+    new.mkdir(exist_ok=True)
+    own_folder = checkpoint.get(FOLDER_KEY)
     for name, state in checkpoint.get("callbacks", {}).items():
-        if not name.startswith("ModelCheckpoint") or "dirpath" not in state:
-            continue
-        if Path(str(state["dirpath"])).name != old.name:
+        if not name.startswith("ModelCheckpoint") or state.get("dirpath") != own_folder:
             continue  # the user's own folder stays where it is
-        state["dirpath"] = str(new)
-        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            if state.get(key):
-                state[key] = str(new / Path(state[key]).name)
-        state["best_k_models"] = {
-            str(new / Path(file).name): score for file, score in state["best_k_models"].items()
-        }
+        files = [state["best_model_path"], *state["best_k_models"]]
+        names = {Path(str(file)).name for file in files if file}
+        missing = sorted(name for name in names if not (old / name).is_file())
+        if missing:
+            if state.get("monitor"):
+                log.warning(
+                    "%s is not beside the resumed checkpoint: the best of %s counts from here on",
+                    ", ".join(missing), state["monitor"],
+                )  # fmt: skip
+            state |= {"dirpath": str(new), **_NOTHING_SAVED}
+            continue
+        for file in names | ({BEST} if (old / BEST).is_file() else set()):
+            link_or_copy(old / file, new / file)
+        _relocate(state, new)
+
+
+def _relocate(state: dict[str, Any], new: Path) -> None:
+    state["dirpath"] = str(new)
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        if state.get(key):
+            state[key] = str(new / Path(state[key]).name)
+    state["best_k_models"] = {
+        str(new / Path(file).name): score for file, score in state["best_k_models"].items()
+    }
 
 
 def random_state() -> dict[str, Any]:
@@ -157,11 +180,3 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
         torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
-
-
-def best_of(folder: Path) -> Path | None:
-    """best.ckpt of a checkpoints folder, else last.ckpt, else None."""
-    for name in (BEST, LAST):
-        if (folder / name).is_file():
-            return folder / name
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from argparse import ArgumentError
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import lightning as L
 import yaml
@@ -65,6 +65,19 @@ class ClassifierCLI(LightningCLI):
             self.config = parser.parse_object(copy.deepcopy(args))  # it changes lists in place
         except ArgumentError as error:
             raise explain_parsing(str(error), args) from error
+        self._keep_whole_numbers(args)
+
+    def _keep_whole_numbers(self, given: dict[str, Any]) -> None:
+        """Give back the int of a key that takes ints and floats: 1 batch is not 100 % of them.
+
+        Python's typing module remembers `Optional[Union[float, int]]` for every later
+        `Optional[Union[int, float]]`, so that the order in which jsonargparse tries the two depends
+        on what was imported before.
+        """
+        hints = get_type_hints(L.Trainer.__init__)
+        for name, value in given["trainer"].items():
+            if type(value) is int and int in get_args(hints[name]):
+                self.config["trainer"][name] = value
 
     def instantiate_classes(self) -> None:
         """Nothing yet: `build` does it."""

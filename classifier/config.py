@@ -34,6 +34,11 @@ TRUSTED_PACKAGES = frozenset(
     }
 )
 
+_IMPORT_PATH = re.compile(r"^\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\s*$")
+# Keys of text that may hold dots and that no class takes for code.
+_PLAIN_TEXT_KEYS = frozenset(
+    {"root", "dirpath", "filename", "custom_folder_name", "ckpt_path", "save_dir", "model_name"}
+)
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _BOOLEAN_WORDS = frozenset({"on", "off", "yes", "no"})
 
@@ -202,7 +207,8 @@ def _is_import_path(key: str, value: str) -> bool:
 def check_trusted(config: Mapping[str, Any], allowed: frozenset[str], source: str) -> None:
     """Refuse a checkpoint's own configuration that names code from outside the trusted packages.
 
-    Runs on the raw tree: nothing that it names has been imported.
+    Runs on the raw tree: nothing that it names has been imported. Whatever looks like an import
+    path counts, wherever it stands: the parser takes a class also as a plain string, and callables.
 
     Args:
         config: The configuration that a checkpoint carries.
@@ -212,13 +218,29 @@ def check_trusted(config: Mapping[str, Any], allowed: frozenset[str], source: st
     Raises:
         ConfigError: names the key, the class and the flag that would allow it.
     """
-    for key, path in class_paths(config):
+    for key, path in _import_paths(config, ""):
         package = path.partition(".")[0]
-        if "." in path and package not in TRUSTED_PACKAGES | allowed:
+        if package not in TRUSTED_PACKAGES | allowed:
             raise ConfigError(
                 key, f"the checkpoint {source} names code outside the trusted packages", got=path,
                 remedy=f"If you trust this checkpoint, add --allow_module {package}",
             )  # fmt: skip
+
+
+def _import_paths(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every text in a tree that could be an import path, with its dotted key."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _import_paths(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _import_paths(value, f"{key}.{index}")
+    elif isinstance(node, str):
+        inner = parse_word(node) if any(sign in node for sign in ":{[\n") else None
+        if isinstance(inner, Mapping | list):
+            yield from _import_paths(inner, key)  # the parser reads YAML inside of text
+        elif _IMPORT_PATH.match(node) and key.rpartition(".")[2] not in _PLAIN_TEXT_KEYS:
+            yield key, node
 
 
 # Trees of configuration

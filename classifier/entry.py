@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -64,6 +65,9 @@ def console() -> int:
         return 128 + error.signum
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read the answer has heard enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

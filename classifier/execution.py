@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import os
 import re
 import secrets
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from classifier.config import (
     override,
     parse_word,
 )
+from classifier.data.datamodule import ImageDataModule
 from classifier.data.datasets import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.preparing import (
@@ -39,7 +44,7 @@ from classifier.preparing import (
     prepare_training,
 )
 from classifier.runs import Log, Result, Run, create_run, find_checkpoint, newest_unfinished
-from classifier.training import attach, attach_checkpoints, build_trainer, evaluate, fit
+from classifier.training import as_list, attach, attach_checkpoints, build_trainer, evaluate, fit
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,9 @@ _ADVERTS = (
     "TPU available",
     "Loading `train_dataloader` to estimate",
     "`weights_only`",
+    "Restoring states from",
+    "Restored all states from",
+    "Seed set to",
 )
 _WORKER_ERROR = re.compile(r"(?:classifier\.errors\.)?RunError: (.*)\Z", re.DOTALL)
 
@@ -80,7 +88,13 @@ def execute(
 
 def quiet_known_noise() -> None:
     """Silence advice of the libraries that does not apply here."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_advertising)
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+        "lightning.fabric.utilities.seed",
+        "lightning.fabric.utilities.rank_zero",
+    ):
+        logging.getLogger(name).addFilter(_not_advertising)
     for message in (
         ".*does not have many workers.*",
         ".*`precision=16` is supported for historical reasons.*",
@@ -181,6 +195,10 @@ class _Job:
         if not training:
             trainer = saved.get("trainer") or {}
             saved["trainer"] = {k: v for k, v in trainer.items() if k in _KEPT_FOR_EVALUATION}
+        if self.command.paths:
+            # The classes of the training's data sets need not be there to predict a file.
+            saved = merge(saved, {"data": {"init_args": {"dataset_classes": None}}})
+            saved["data"]["init_args"]["dataset_classes"] = {}
         return saved
 
     def _completed(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -203,22 +221,31 @@ class _Job:
     def _train(self, cli: ClassifierCLI) -> Result | None:
         model, data, arguments = cli.build()
         only_weights = bool(cli.config["only_weights_load"])
+        if only_weights and self.checkpoint is None:
+            raise ConfigError(
+                "only_weights_load", "there is no checkpoint to take the weights from", got=True,
+                remedy="Add ckpt_path, or write false",
+            )  # fmt: skip
         resumed = None if only_weights else self.checkpoint
         if only_weights and self.checkpoint is not None:
             model.pretrained = False  # type: ignore[assignment]  # the checkpoint has the weights
         self._check_unfinished(resumed, arguments)
-        callbacks: list[Callback] = list(arguments.get("callbacks") or [])
+        callbacks: list[Callback] = as_list(arguments.get("callbacks"))
         check_monitors(callbacks, model, data, callbacks)
         trainer = build_trainer(arguments, "train", default_monitor(callbacks, data))
-        prepare_training(model, data, resumed)
+        prepare_training(model, data, resumed, from_weights=only_weights)
         if only_weights and self.checkpoint is not None:
             load_weights(model, self.checkpoint)
         if self.command.mode == "check":
-            print(f"{', '.join(self.command.configs)}: configuration and data are in order")
+            show(f"{', '.join(self.command.configs)}: configuration and data are in order")
+            if isinstance(data, ImageDataModule):
+                show(data.summary())
             return None
         run = self._create_run("train", cli)
         source = self.checkpoint_file if resumed is not None else None
         history = source.parent.parent / "metrics.csv" if source is not None else None
+        if history is not None and not history.is_file():
+            log.warning("metrics.csv of the run before was not found: its rows are missing")
         step = int(resumed["global_step"]) if resumed is not None else 0
         recorder = RunRecorder(run, cli.plain(), source, step)
         attach(trainer, run, recorder, history)
@@ -256,9 +283,15 @@ class _Job:
 
     def _create_run(self, mode: str, cli: ClassifierCLI) -> Run:
         run = create_run(self.experiment, mode, self.started)
-        print(run.folder.as_posix(), flush=True)
+        show(run.folder.as_posix())
         self.record.write_to(run.folder / "log.txt")
         run.result.seed = cli.config["seed_everything"]
+        if self.checkpoint is not None:
+            run.result.checkpoint = str(self.checkpoint_file)
+            log.info(
+                "checkpoint %s (epoch %d, step %d)",
+                self.checkpoint_file, self.checkpoint["epoch"] + 1, self.checkpoint["global_step"],
+            )  # fmt: skip
         run.write_config(cli.dump())
         run.write_environment(
             {
@@ -295,7 +328,7 @@ class _Job:
             run.write_result()
             if result.status == "completed":
                 _print_result(result)
-            print(run.folder.as_posix(), flush=True)
+            show(run.folder.as_posix())
         return result
 
 
@@ -321,10 +354,29 @@ def _in_plain_words(error: Exception) -> str | None:
     return None
 
 
+def show(text: str) -> None:
+    """Print a line of the result. Nobody may be listening: `| head -1` is no failed run."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+
+
+def _print_few_predictions(file: Path, most: int = 10) -> None:
+    """For a handful of images the answers themselves."""
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        rows = list(islice(csv.DictReader(stream), most + 1))
+    if len(rows) <= most:
+        for row in rows:
+            answer = f"{row['label']} {float(row['score']):.4f}" if row["label"] else row["error"]
+            show(f"{row['path']}: {answer}")
+
+
 def _print_result(result: Result) -> None:
     for name, value in result.metrics.items():
-        print(f"{name}: {value:.6g}")
+        show(f"{name}: {value:.6g}")
     if result.best_score is not None:
-        print(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
+        show(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
     if result.predictions is not None:
-        print(f"predictions: {Path(result.output_dir, result.predictions).as_posix()}")
+        _print_few_predictions(Path(result.output_dir, result.predictions))
+        show(f"predictions: {Path(result.output_dir, result.predictions).as_posix()}")

@@ -33,6 +33,7 @@ _SHORT_NAME_MODULES = (
 )
 # MetricsLogger reads its list itself: a metric needs the number of classes.
 _OWN_SPECS = ".init_args.metrics"
+_DATASETS = "data.init_args.dataset_classes."
 _TYPE_WORDS = {
     "NoneType": "null",
     "bool": "true or false",
@@ -136,15 +137,7 @@ def _walk(node: Any, key: str) -> None:
     if key.endswith(_OWN_SPECS):
         return
     if isinstance(node, Mapping):
-        if "class_path" in node:
-            _check_class(node, key)
-        elif key in ("model", "data"):
-            own = {"model": "ImageClassifier", "data": "ImageDataModule"}[key]
-            raise ConfigError(
-                f"{key}.class_path", "is missing", remedy=f"Write class_path: classifier.{own}"
-            )
-        elif key == "trainer":
-            _check_names(node, Trainer, key)
+        _check_mapping(node, key)
         for name, value in node.items():
             _walk(value, f"{key}.{name}" if key else str(name))
         if not key:
@@ -152,6 +145,33 @@ def _walk(node: Any, key: str) -> None:
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for index, value in enumerate(node):
             _walk(value, f"{key}.{index}")
+    elif isinstance(node, str) and _is_stage(key):
+        raise _no_dataset(key, node)
+
+
+def _check_mapping(node: Mapping[str, Any], key: str) -> None:
+    if "class_path" in node:
+        _check_class(node, key)
+    elif _is_stage(key):
+        raise _no_dataset(key, node)
+    elif key in ("model", "data"):
+        own = {"model": "ImageClassifier", "data": "ImageDataModule"}[key]
+        raise ConfigError(
+            f"{key}.class_path", "is missing", remedy=f"Write class_path: classifier.{own}"
+        )
+    elif key == "trainer":
+        _check_names(node, Trainer, key)
+
+
+def _is_stage(key: str) -> bool:
+    return key.startswith(_DATASETS) and key.count(".") == _DATASETS.count(".")
+
+
+def _no_dataset(key: str, node: Any) -> ConfigError:
+    return ConfigError(
+        key, "needs a class_path beside init_args", got=node,
+        remedy="Write {class_path: FolderImageDataset, init_args: {root: FOLDER}}",
+    )  # fmt: skip
 
 
 def _check_sections(config: Mapping[str, Any]) -> None:

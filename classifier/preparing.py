@@ -25,6 +25,8 @@ def prepare_training(
     model: L.LightningModule,
     data: Any,
     checkpoint: Mapping[str, Any] | None = None,
+    *,
+    from_weights: bool = False,
 ) -> None:
     """Scan the data, build the network and send one image through it.
 
@@ -32,6 +34,7 @@ def prepare_training(
         model: As the configuration made it.
         data: As the configuration made it.
         checkpoint: What the training resumes; its classes must be the data's.
+        from_weights: The weights of a checkpoint come afterwards.
 
     Raises:
         ConfigError: anything that would stop the training later.
@@ -41,12 +44,19 @@ def prepare_training(
         return
     class_names = getattr(data, "class_names", None)
     if checkpoint is None:
+        if model.freeze_encoder and not model.pretrained and not from_weights:
+            log.warning(
+                "freeze_encoder: %s with pretrained: false freezes layers at random weights",
+                model.freeze_encoder,
+            )
         model.build(class_names)
     else:
         model.rebuild(dict(checkpoint))
         check_same_classes(model.class_names or [], class_names)
     if hasattr(data, "preprocessing"):
         data.preprocessing = model.preprocessing
+    if hasattr(data, "summary"):
+        log.info("%s", data.summary())
     for name in ("train", "val"):
         if hasattr(data, "stage") and (name == "train" or data.has_validation()):
             _check_image(model, data.stage(name), name)
@@ -62,11 +72,18 @@ def prepare_evaluation(
         data: As the configuration made it.
         checkpoint: Of an ImageClassifier.
     """
-    if not isinstance(model, ImageClassifier):
+    try:
+        if isinstance(model, ImageClassifier):
+            model.rebuild(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise ConfigError(
+            "ckpt_path", f"the checkpoint's parts do not fit each other ({reason})",
+            remedy="Use a checkpoint as this program wrote it",
+        ) from error  # fmt: skip
+    if not isinstance(model, ImageClassifier):
         return
-    model.rebuild(checkpoint)
-    model.load_state_dict(checkpoint["state_dict"])
     data.class_names = model.class_names  # type: ignore[attr-defined]
     data.preprocessing = model.preprocessing  # type: ignore[attr-defined]
 
@@ -160,10 +177,10 @@ def default_monitor(
     """The metric and mode that choose the best checkpoint when the user names none."""
     if not _has_validation(data):
         return None
-    names = _known_names(callbacks, data)
-    return (
-        (_PREFERRED_MONITOR, "max") if _PREFERRED_MONITOR in names else ("validation_loss", "min")
-    )
+    if _PREFERRED_MONITOR in _known_names(callbacks, data):
+        return _PREFERRED_MONITOR, "max"
+    log.info("no metric is called %s: best.ckpt follows validation_loss", _PREFERRED_MONITOR)
+    return "validation_loss", "min"
 
 
 def check_monitors(

@@ -48,7 +48,10 @@ class Result:
         best_score: Its value there.
         best_checkpoint: Relative to the run folder; None where none was written.
         last_checkpoint: Relative to the run folder.
+        checkpoint: What was resumed, evaluated or predicted with.
         predictions: Path of predictions.csv relative to the run folder.
+        num_images: Rows of predictions.csv.
+        num_errors: Of these, images that could not be decoded.
         num_epochs: Epochs trained in all, those before a resume included.
         num_steps: Optimizer steps in all.
         precision: What the trainer really used.
@@ -65,7 +68,10 @@ class Result:
     best_score: float | None = None
     best_checkpoint: str | None = None
     last_checkpoint: str | None = None
+    checkpoint: str | None = None
     predictions: str | None = None
+    num_images: int | None = None
+    num_errors: int | None = None
     num_epochs: int | None = None
     num_steps: int | None = None
     precision: str | None = None
@@ -159,9 +165,17 @@ def newest_unfinished(experiment: str) -> Path | None:
     Args:
         experiment: Name of the experiment.
     """
-    for folder in sorted((RUNS / slug(experiment)).glob("????-??-??_??-??-??"), reverse=True):
+    folders = sorted((RUNS / slug(experiment)).glob("????-??-??_??-??-??"), reverse=True)
+    results = {folder: _result(folder) for folder in folders}
+    went_on = {
+        Path(result["checkpoint"]).parent.parent.resolve()
+        for result in results.values()
+        if result.get("mode") == "train" and result.get("checkpoint")
+    }
+    for folder, result in results.items():
         last = folder / CHECKPOINTS / LAST
-        if last.is_file() and _status(folder) != "completed":
+        unfinished = result.get("status") != "completed" and folder.resolve() not in went_on
+        if last.is_file() and unfinished:
             return last
     return None
 
@@ -199,12 +213,10 @@ def find_checkpoint(path: str) -> Path:
     return found
 
 
-def _status(folder: Path) -> str | None:
+def _result(folder: Path) -> dict[str, Any]:
     file = folder / "result.json"
-    if not file.is_file():
-        return None
-    status: str | None = json.loads(file.read_text(encoding="utf-8")).get("status")
-    return status
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return content
 
 
 def _version(package: str) -> str | None:
@@ -249,6 +261,13 @@ class Log:
         self._root.setLevel(logging.INFO)
         for handler in self._handlers:
             self._root.addHandler(handler)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            # Lightning's own handlers write to stderr only, and past a progress bar.
+            library = logging.getLogger(name)
+            library.propagate = True
+            library.handlers.clear()
+        for name in ("httpx", "huggingface_hub", "filelock"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # requests and retries, line by line
 
     def write_to(self, file: Path) -> None:
         """Write what was logged so far, and all that follows, to a file."""

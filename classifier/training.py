@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import BestLink, EpochLine, RunLogger, RunRecorder
-from classifier.checkpoints import WholeFileIO, carry_over
+from classifier.checkpoints import WholeFileIO
 from classifier.errors import ConfigError
 from classifier.runs import BEST, LAST, Run
 
@@ -49,9 +49,8 @@ def build_trainer(
     """
     arguments = dict(arguments)
     loggers = arguments.pop("logger", None)
-    callbacks = list(arguments.pop("callbacks", None) or [])
-    plugins = arguments.pop("plugins", None) or []
-    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    callbacks = as_list(arguments.pop("callbacks", None))
+    plugins = as_list(arguments.pop("plugins", None))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeFileIO())
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -61,6 +60,8 @@ def build_trainer(
             arguments["enable_progress_bar"] = False
     if arguments.get("enable_model_summary") is None:
         arguments["enable_model_summary"] = False  # the log says what is trained, in one line
+    if mode != "train":
+        arguments["devices"] = _one_device(arguments.get("devices", "auto"))
     callbacks = _with_defaults(callbacks, mode, monitor, arguments)
     try:
         trainer = L.Trainer(**arguments, callbacks=callbacks, plugins=plugins, logger=False)
@@ -76,6 +77,29 @@ def build_trainer(
     return trainer
 
 
+def as_list(value: Any) -> list[Any]:
+    """What Lightning takes as one thing, several or none, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _one_device(devices: Any) -> Any:
+    """Evaluation runs on one device: padding for several would count images twice.
+
+    Raises:
+        ConfigError: the user asks for several.
+    """
+    if devices == "auto":
+        return 1
+    if devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1):
+        return devices
+    raise ConfigError(
+        "trainer.devices", "validation, test and prediction run on one device", got=devices,
+        remedy="Write 1",
+    )  # fmt: skip
+
+
 def _with_defaults(
     callbacks: list[Callback], mode: str, monitor: tuple[str, str] | None, arguments: dict[str, Any]
 ) -> list[Callback]:
@@ -87,7 +111,9 @@ def _with_defaults(
         return [c for c in callbacks if not isinstance(c, Checkpoint | EarlyStopping)]
     if arguments.get("enable_checkpointing") is False or arguments.get("fast_dev_run"):
         return [c for c in callbacks if not isinstance(c, Checkpoint)]
-    if monitor is not None and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+    if monitor is not None and not any(
+        isinstance(c, ModelCheckpoint) and c.monitor for c in callbacks
+    ):
         callbacks.append(ModelCheckpoint(monitor=monitor[0], mode=monitor[1], save_top_k=1))
     return callbacks
 
@@ -116,19 +142,19 @@ def attach_checkpoints(trainer: Any, run: Run) -> None:
         run: The folder.
     """
     savers = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
-    for saver in savers:
-        _place(saver, run.checkpoints)
     last = _last_saver(run.checkpoints)
     main = next(saver for saver in [*savers, last] if saver.monitor or saver is last)
+    for saver in savers:
+        _place(saver, run.checkpoints, is_main=saver is main)
     trainer.callbacks.extend([last, BestLink(main, run.checkpoints)])
 
 
-def _place(saver: ModelCheckpoint, folder: Path) -> None:
+def _place(saver: ModelCheckpoint, folder: Path, is_main: bool) -> None:
     """Give a checkpoint callback what the user left open: its folder, and best.ckpt as name."""
     if saver.dirpath is None:
         saver.dirpath = str(folder.resolve())
         saver.save_last = None  # last.ckpt is written by a callback of its own
-        if saver.filename is None and saver.save_top_k == 1 and saver.monitor is not None:
+        if is_main and saver.filename is None and saver.save_top_k == 1:
             saver.filename = Path(BEST).stem
             saver._enable_version_counter = False
 
@@ -161,14 +187,14 @@ def fit(
         recorder: Its `resumed_from` is where the training goes on.
     """
     source = recorder.resumed_from
-    if source is not None:
-        carry_over(source, run.checkpoints)
-    with recorder.obeying_signals(), redirect_stdout(sys.stderr):
-        trainer.fit(
-            model, datamodule=data,
-            ckpt_path=None if source is None else str(source), weights_only=True,
-        )  # fmt: skip
-    collect(trainer, run)
+    try:
+        with recorder.obeying_signals(), redirect_stdout(sys.stderr):
+            trainer.fit(
+                model, datamodule=data,
+                ckpt_path=None if source is None else str(source), weights_only=True,
+            )  # fmt: skip
+    finally:
+        collect(trainer, run)
 
 
 def evaluate(
@@ -192,10 +218,11 @@ def evaluate(
             trainer.predict(model, datamodule=data, return_predictions=False)
     if mode in ("test", "predict"):
         run.result.predictions = writer.file.name
-        if writer.num_errors:
+        run.result.num_images, run.result.num_errors = writer.num_rows, len(writer.failed)
+        if writer.failed:
             log.warning(
-                "%d of %d images could not be decoded; the column error says why",
-                writer.num_errors, writer.num_rows,
+                "%d of %d images could not be decoded: %s; the column error says why",
+                len(writer.failed), writer.num_rows, ", ".join(writer.failed[:5]),
             )  # fmt: skip
     collect(trainer, run)
 

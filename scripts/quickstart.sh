@@ -8,12 +8,23 @@ bash scripts/setup.sh
 python=.venv/bin/python
 "$python" scripts/make_digits.py data/digits
 started=$SECONDS
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+run() { # shows what the command prints; its last line is the run folder
+  "$python" main.py "$@" | tee "$output"
+  folder=$(tail -n 1 "$output")
+}
+
 echo "Training on handwritten digits ..."
-trained=$("$python" main.py --config configs/quickstart.yaml | tee /dev/stderr | tail -n 1)
+run --config configs/quickstart.yaml
+trained=$folder
 echo "Testing on images that were not trained on ..."
-tested=$("$python" main.py --test --ckpt_path "$trained" | tee /dev/stderr | tail -n 1)
+run --test --ckpt_path "$trained"
+tested=$folder
 echo "Predicting a folder ..."
-predicted=$("$python" main.py --predict data/digits/new --ckpt_path "$trained" | tee /dev/stderr | tail -n 1)
+run --predict data/digits/new --ckpt_path "$trained"
+predicted=$folder
 accuracy=$("$python" -c 'import json, sys; print(round(json.load(open(sys.argv[1]))["metrics"]["test_accuracy"], 4))' "$tested/result.json")
 cat <<TEXT
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 import torchmetrics
 from lightning.pytorch.callbacks import Callback
 from torchmetrics import Metric, MetricCollection
@@ -48,6 +49,8 @@ class MetricsLogger(Callback):
         self._parsed = [_parse(spec, index) for index, spec in enumerate(self.specs)]
         self._collections: dict[str, MetricCollection] = {}
         self._resumed: dict[str, dict[str, Any]] = {}
+        for index, (_, cls, arguments) in enumerate(self._parsed):
+            _check_scalar(cls, arguments, f"metrics.{index}")
         names = [name for name, _, _ in self._parsed]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -115,7 +118,7 @@ class MetricsLogger(Callback):
 
     def _log(self, stage: str, pl_module: L.LightningModule) -> None:
         if stage in self._collections:
-            pl_module.log_dict(self._collections[stage].compute())
+            pl_module.log_dict(self._collections[stage].compute(), sync_dist=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
@@ -267,6 +270,25 @@ def _built(cls: Any, arguments: dict[str, Any], num_classes: int) -> Metric:
         filled.setdefault("validate_args", False)
     metric: Metric = real(**filled)
     return metric
+
+
+def _check_scalar(cls: Any, arguments: dict[str, Any], key: str) -> None:
+    """Try a metric on three classes: only a single number can be logged."""
+    logits = torch.eye(3).repeat(2, 1)
+    try:
+        metric = _built(cls, arguments, 3)
+        metric.update(logits, torch.tensor([0, 1, 2, 1, 2, 0]))
+        value = metric.compute()
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            key, f"{cls.__name__} does not work on class logits ({reason})", got=arguments
+        ) from error
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise ConfigError(
+            key, f"{cls.__name__} gives more than one number, which cannot be logged",
+            remedy="Choose an average such as macro, or another metric",
+        )  # fmt: skip
 
 
 def _snake(name: str) -> str:

@@ -34,7 +34,7 @@ class PredictionsWriter(Callback):
     def __init__(self, file: Path) -> None:
         self.file = file
         self.num_rows = 0
-        self.num_errors = 0
+        self.failed: list[str] = []
         self._open = ExitStack()
         self._writer: Any = None
 
@@ -54,11 +54,12 @@ class PredictionsWriter(Callback):
         targets, places = batch.targets.tolist(), batch.indices.tolist()
         errors = batch.errors or [""] * len(rows)
         for row, target, place, error in zip(rows, targets, places, errors, strict=True):
-            self._writer.writerow(
-                list(self._cells(dataset.path(place), row, target, error.replace("\n", " ")))
-            )
+            path = dataset.path(place)
+            cells = self._cells(path, row, target, error.replace("\n", " "))
+            self._writer.writerow(list(cells))
             self.num_rows += 1
-            self.num_errors += bool(error)
+            if error:
+                self.failed.append(path)
 
     def _cells(
         self, path: str, probabilities: Sequence[float], target: int, error: str

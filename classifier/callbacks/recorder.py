@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from classifier.checkpoints import (
     CONFIG_KEY,
+    FOLDER_KEY,
     RANDOM_STATE_KEY,
+    carry_over,
     random_state,
-    relocate,
     restore_random_state,
 )
 from classifier.errors import Interrupted
@@ -66,6 +67,7 @@ class RunRecorder(Callback):
         """Add the configuration and the state of the random numbers."""
         checkpoint[CONFIG_KEY] = self.config
         checkpoint[RANDOM_STATE_KEY] = random_state()
+        checkpoint[FOLDER_KEY] = str(self.run.checkpoints.resolve())
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -73,7 +75,7 @@ class RunRecorder(Callback):
         """Take over the random state and the paths, when a training is resumed."""
         if self.resumed_from is not None:
             self._random_state = checkpoint.get(RANDOM_STATE_KEY)
-            relocate(checkpoint, self.resumed_from.parent, self.run.checkpoints.resolve())
+            carry_over(checkpoint, self.resumed_from.parent, self.run.checkpoints.resolve())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen, and go on with the random numbers where the checkpoint left off."""
@@ -171,12 +173,31 @@ class EpochLine(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the line."""
+        if not trainer.is_global_zero:
+            return
         logged = trainer.callback_metrics
-        values = [f"{name} {logged[name].item():.4f}" for name in self._SHOWN if name in logged]
+        watched = [callback.monitor for callback in _watching(trainer)]
+        names = [name for name in dict.fromkeys([*self._SHOWN, *watched]) if name in logged]
+        values = [f"{name} {logged[name].item():.4f}" for name in names]
         log.info(
             "epoch %d/%s: %s (%.1f s)", trainer.current_epoch + 1, trainer.max_epochs,
             ", ".join(values), time.monotonic() - self._started,
         )  # fmt: skip
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say why a training ended early."""
+        for callback in _watching(trainer):
+            if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
+                log.info(
+                    "EarlyStopping: %s has not improved for %d epochs; best %.4f",
+                    callback.monitor, callback.wait_count, float(callback.best_score),
+                )  # fmt: skip
+
+
+def _watching(trainer: Any) -> list[Any]:
+    """The callbacks that follow a metric."""
+    kinds = (ModelCheckpoint, EarlyStopping)
+    return [c for c in trainer.callbacks if isinstance(c, kinds) and c.monitor]
 
 
 class BestLink(Checkpoint):

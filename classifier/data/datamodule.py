@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
@@ -117,9 +118,9 @@ class ImageDataModule(L.LightningDataModule):
         dataset = self.dataset_classes.get(name)
         if dataset is None:
             raise ConfigError(
-                f"{DATASETS}.{name}", f"there is no data for this ({name})", got=None,
-                remedy="Write class_path: FolderImageDataset and its root, or override "
-                f"--{DATASETS}.{name}",
+                f"{DATASETS}.{name}", "is not configured", got=None,
+                remedy=f"Add --{DATASETS}.{name} "
+                "'{class_path: FolderImageDataset, init_args: {root: FOLDER}}'",
             )  # fmt: skip
         try:
             len(dataset)
@@ -166,6 +167,24 @@ class ImageDataModule(L.LightningDataModule):
         if name not in self._stages:
             self._stages[name] = self._make_stage(name)
         return self._stages[name]
+
+    def summary(self) -> str:
+        """What was found, in one line: classes with their numbers of images, and the split."""
+        assert self.class_names is not None
+        parts = {
+            name: self.stage(name)
+            for name in ("train", "val")
+            if name == "train" or self.has_validation()
+        }
+        counts = Counter(target for part in parts.values() for target in part.targets)
+        classes = [f"{name} {counts[index]}" for index, name in enumerate(self.class_names)]
+        shown = classes if len(classes) <= 12 else [*classes[:10], f"... {classes[-1]}"]
+        split = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+        return f"{counts.total()} images ({split}) in {len(classes)} classes: {', '.join(shown)}"
+
+    def describe(self, stage: str, place: int) -> str:
+        """The path of one image of a stage, for messages."""
+        return self.stage(stage).path(place)
 
     def has_validation(self) -> bool:
         """Whether there are images to validate on."""

@@ -148,8 +148,8 @@ class ImagePathsDataset(ImageDataset):
     """The images that `--predict a.jpg photos/` names: files and folders, flat or nested.
 
     Args:
-        paths: Files and folders. A row's path is relative to the folder that was named, or is the
-            file name; where two would be the same, it is the path as given.
+        paths: Files and folders. With one folder alone a row's path is relative to it; otherwise
+            it is the path as given, so that every row leads to its file.
         augmentations: An Albumentations pipeline; the data module sets the stage's own here.
     """
 
@@ -164,13 +164,16 @@ class ImagePathsDataset(ImageDataset):
         Raises:
             ConfigError: a path that does not exist, or no image at all.
         """
-        found: dict[Path, str] = {}
+        found: dict[str, Path] = {}
+        alone = len(self.paths) == 1
         for name in self.paths:
             path = Path(name)
             if path.is_dir():
-                found |= {path / relative: relative for relative in find_images(path)}
+                for relative in find_images(path):
+                    row = relative if alone else (path / relative).as_posix()
+                    found[row] = path / relative
             elif path.is_file():
-                found[path] = path.name
+                found[path.as_posix()] = path
             else:
                 raise ConfigError(
                     "--predict", "no such file or folder", got=name,
@@ -181,12 +184,8 @@ class ImagePathsDataset(ImageDataset):
                 "--predict", "no images found", got=self.paths,
                 remedy="Name images or folders of images",
             )  # fmt: skip
-        counts = Counter(found.values())
-        rows = sorted(
-            (row if counts[row] == 1 else file.as_posix(), file) for file, row in found.items()
-        )
-        self._files = [file for _, file in rows]
-        return [Sample(row, None) for row, _ in rows]
+        self._files = [found[row] for row in sorted(found)]
+        return [Sample(row, None) for row in sorted(found)]
 
     def load(self, index: int) -> NDArray[np.uint8]:
         """Decode the file of sample `index`."""

@@ -14,7 +14,12 @@ from torchmetrics import MeanMetric
 
 from classifier.errors import ConfigError, RunError
 from classifier.model.encoders import Network, build_network, rebuild_network
-from classifier.model.freezing import freeze_encoder, hold_frozen_in_eval, num_frozen_groups
+from classifier.model.freezing import (
+    FreezeReport,
+    freeze_encoder,
+    hold_frozen_in_eval,
+    num_frozen_groups,
+)
 from classifier.model.optimizers import (
     OPTIMIZER,
     build_optimizer,
@@ -85,6 +90,16 @@ class ImageClassifier(L.LightningModule):
         build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
         check_scheduler(self.scheduler_config)
 
+    @property
+    def lr(self) -> float | None:
+        """The learning rate of optimizer_config, where Lightning's LearningRateFinder sets it."""
+        rate: float | None = self.optimizer_config.get("lr")
+        return rate
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        self.optimizer_config["lr"] = rate
+
     # Building
 
     @property
@@ -106,7 +121,7 @@ class ImageClassifier(L.LightningModule):
         self._set_classes(class_names)
         assert self.class_names is not None
         self.network = build_network(self.model_name, len(self.class_names), self.pretrained)
-        self._freeze()
+        log.info("%s: %s", self.model_name, self._freeze())
 
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
         """Build the architecture that a checkpoint holds, without its weights, offline.
@@ -154,14 +169,14 @@ class ImageClassifier(L.LightningModule):
             )  # fmt: skip
         self.class_names = list(class_names)
 
-    def _freeze(self) -> None:
+    def _freeze(self) -> FreezeReport:
         network = self._built()
         report = freeze_encoder(network, network.layer_groups(), self.freeze_encoder)
         for side in ("mean", "std"):
             values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
             self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)
         self.train(self.training)
-        log.info("%s: %s", self.model_name, report)
+        return report
 
     def _built(self) -> Network:
         if self.network is None:
@@ -198,7 +213,7 @@ class ImageClassifier(L.LightningModule):
         outputs = self._step(batch)
         loss = outputs["loss"]
         if not torch.isfinite(loss):
-            raise RunError(self._not_finite(loss, batch_idx))
+            raise RunError(self._not_finite(loss, batch, batch_idx))
         size = len(outputs["targets"])
         self.train_loss.update(loss.detach(), size)
         self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True)
@@ -234,14 +249,22 @@ class ImageClassifier(L.LightningModule):
         self.log(f"{stage}_loss", outputs["loss"], batch_size=size, prog_bar=True, sync_dist=True)
         return outputs
 
-    def _not_finite(self, loss: Tensor, batch_idx: int) -> str:
+    def _not_finite(self, loss: Tensor, batch: Any, batch_idx: int) -> str:
         rates = sorted({group["lr"] for group in self.trainer.optimizers[0].param_groups})
         return (
             f"the loss became {loss.item()} at step {self.global_step} "
-            f"(epoch {self.current_epoch}, batch {batch_idx}, "
+            f"(epoch {self.current_epoch}, batch {batch_idx}{self._files_of(batch)}, "
             f"lr {', '.join(f'{rate:.3g}' for rate in rates)}). "
             f"Lower {OPTIMIZER}.lr, set trainer.gradient_clip_val, or use trainer.precision: 32"
         )
+
+    def _files_of(self, batch: Any) -> str:
+        """The first files of a batch, where the data module knows them."""
+        describe = getattr(getattr(self.trainer, "datamodule", None), "describe", None)
+        places = getattr(batch, "indices", None)
+        if describe is None or places is None:
+            return ""
+        return f" with {', '.join(describe('train', place) for place in places[:3].tolist())}, ..."
 
     # Optimization
 

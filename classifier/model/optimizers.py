@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from torch.optim import Optimizer, lr_scheduler
 
 from classifier.errors import ConfigError
 from classifier.importing import check_arguments, import_path
+
+log = logging.getLogger(__name__)
 
 OPTIMIZER = "model.init_args.optimizer_config"
 SCHEDULER = "model.init_args.scheduler_config"
@@ -128,13 +131,27 @@ def _optimizer_class(config: Mapping[str, Any]) -> Callable[..., Optimizer]:
 
 
 def check_scheduler(config: Mapping[str, Any] | None) -> None:
-    """Refuse an unknown schedule or unknown arguments, before there is an optimizer.
+    """Refuse an unknown schedule, unknown arguments or values, before there is a network.
 
     Raises:
         ConfigError: names the key and the nearest valid name.
     """
     if config is None:
         return
+    _check_scheduler_keys(config)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    try:
+        built = build_scheduler(optimizer, config, num_steps=1000, num_epochs=1000)
+        if built["interval"] == "step":
+            optimizer.step()
+            built["scheduler"].step()
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise ConfigError(
+            SCHEDULER, f"{config['name']} refuses its arguments: {error}", got=dict(config)
+        ) from error
+
+
+def _check_scheduler_keys(config: Mapping[str, Any]) -> None:
     name = config.get("name")
     if "warmup_epochs" in config and "warmup_ratio" in config:
         raise ConfigError(
@@ -192,19 +209,19 @@ def build_scheduler(
         num_epochs: Epochs of the whole training, at least 1.
 
     Raises:
-        ConfigError: the warm-up is as long as the training, or cannot precede this schedule.
+        ConfigError: the warm-up cannot precede this schedule, or it refuses its arguments.
     """
     name = config["name"]
     steps_per_epoch = num_steps / num_epochs
     warmup = round(
         config.get("warmup_epochs", 0) * steps_per_epoch + config.get("warmup_ratio", 0) * num_steps
     )
-    if warmup and warmup >= num_steps:
-        key = next(key for key in _WARMUP_KEYS if key in config)
-        raise ConfigError(
-            f"{SCHEDULER}.{key}", f"the warm-up takes all of the {num_steps} steps",
-            got=config[key], remedy="Shorten it, or train longer",
+    if warmup > num_steps // 2:
+        log.warning(
+            "%s: the warm-up of %d steps is cut to half of the training's %d",
+            SCHEDULER, warmup, num_steps,
         )  # fmt: skip
+        warmup = num_steps // 2
     if name not in _SHORT_SCHEDULERS:
         return _from_class(optimizer, config, warmup)
     if name == "plateau":

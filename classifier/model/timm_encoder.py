@@ -98,7 +98,8 @@ def _check_name(location: str, pretrained: bool) -> None:
         raise ConfigError(
             MODEL_NAME, "timm has no such model", got=f"timm/{location}",
             remedy="See timm.list_models() for all names",
-            name=location, options=[*timm.list_models(), *timm.list_pretrained()],
+            name=f"timm/{location}",
+            options=[f"timm/{name}" for name in (*timm.list_models(), *timm.list_pretrained())],
         )  # fmt: skip
     architecture, _, tag = location.partition(".")
     tags = list(timm.list_pretrained(f"{architecture}.*"))
@@ -106,7 +107,7 @@ def _check_name(location: str, pretrained: bool) -> None:
         raise ConfigError(
             MODEL_NAME, f"timm has no weights {tag!r} for {architecture}", got=f"timm/{location}",
             remedy=f"Write one of {', '.join(tags) or architecture}",
-            name=location, options=tags,
+            name=f"timm/{location}", options=[f"timm/{name}" for name in tags],
         )  # fmt: skip
     if pretrained and not tags:
         raise ConfigError(

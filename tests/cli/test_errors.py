@@ -24,7 +24,7 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         f"{MODEL}.model_name", "timm/test_resnett",
         "model.init_args.model_name: timm has no such model, got 'timm/test_resnett'. "
-        "See timm.list_models() for all names. Did you mean 'test_resnet'?",
+        "See timm.list_models() for all names. Did you mean 'timm/test_resnet'?",
     ),
     (
         f"{MODEL}.model_name", "./nowhere",
@@ -159,6 +159,33 @@ TABLE: list[tuple[str, Any, str]] = [
         "trainer.callbacks.0.init_args.metrics.0.class_path: torchmetrics has no such metric, got "
         "'F1Scor'. Write a class of torchmetrics or an import path. Did you mean 'F1Score'?",
     ),
+    (
+        f"{DATA}.dataset_classes.test", "photos",
+        "data.init_args.dataset_classes.test: needs a class_path beside init_args, got 'photos'. "
+        "Write {class_path: FolderImageDataset, init_args: {root: FOLDER}}.",
+    ),
+    (
+        f"{DATA}.dataset_classes.val", {"init_args": {"root": "photos"}},
+        "data.init_args.dataset_classes.val: needs a class_path beside init_args, got "
+        "{'init_args': {'root': 'photos'}}. "
+        "Write {class_path: FolderImageDataset, init_args: {root: FOLDER}}.",
+    ),
+    (
+        "only_weights_load", True,
+        "only_weights_load: there is no checkpoint to take the weights from, got True. "
+        "Add ckpt_path, or write false.",
+    ),
+    (
+        f"{MODEL}.scheduler_config", {"name": "step", "step_size": 0},
+        "model.init_args.scheduler_config: step refuses its arguments: float division by zero, "
+        "got {'name': 'step', 'step_size': 0}.",
+    ),
+    (
+        "trainer.callbacks",
+        [{"class_path": "classifier.MetricsLogger", "init_args": {"metrics": ["ConfusionMatrix"]}}],
+        "trainer.callbacks.0.init_args.metrics.0: ConfusionMatrix gives more than one number, "
+        "which cannot be logged. Choose an average such as macro, or another metric.",
+    ),
     ("seed_everything", "x", "seed_everything: must be true or false or a whole number, got 'x'."),
     ("trainer", {"max_epochs": 1, "devices": [0, 1], "accelerator": "cpu"},
      "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
@@ -214,7 +241,7 @@ WORDS: list[tuple[list[str], str]] = [
      "--test: stands beside --val; a command does one thing. Keep one of the two."),
     (["--trainr.max_epochs", "3"], "--trainr.max_epochs: unknown option. See --help. Did you mean '--trainer'?"),
     (["--config"], "--config: needs a value. Write --config VALUE."),
-    (["trian"], "trian: unexpected word. Options begin with two dashes; see --help."),
+    (["trian"], "trian: unexpected word. Options begin with two dashes; see --help. Did you mean 'train'?"),
     (["--test", "--ckpt_path", "nope.ckpt"],
      "ckpt_path: no such file or folder, got 'nope.ckpt'. Give a .ckpt file or a run folder."),
     (["--test", "--ckpt_path", "https://example.org/x.ckpt"],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -216,10 +217,26 @@ def test_experiment_name_cannot_leave_the_runs_folder(train: Any) -> None:
 def test_loss_that_is_not_finite_stops_the_run(train: Any, workplace: Path) -> None:
     from classifier.errors import RunError
 
-    with pytest.raises(RunError, match=r"the loss became (nan|inf) at step \d+ .*lr 1e\+30"):
+    with pytest.raises(RunError, match=r"the (validation )?loss became (nan|inf)") as caught:
         train("--model.init_args.optimizer_config.lr", "1e30", "--trainer.max_epochs", "50")
     folder = next((workplace / "runs/colours").iterdir())
-    assert json.loads((folder / "result.json").read_text())["status"] == "failed"
+    saved = json.loads((folder / "result.json").read_text())
+    assert saved["status"] == "failed"
+    assert saved["error"] == str(caught.value)
+
+
+def test_loss_that_is_not_finite_names_step_rate_and_files(train: Any) -> None:
+    from classifier.errors import RunError
+
+    with pytest.raises(RunError) as caught:
+        train(
+            "--model.init_args.optimizer_config", "{name: SGD, lr: 1e30}",
+            "--data.init_args.val_fraction", "0", "--data.init_args.batch_size", "4",
+        )  # fmt: skip
+    pattern = (
+        r"the loss became (nan|inf) at step \d \(epoch 0, batch \d with \w+/\d+\.png, .*lr 1e\+30\)"
+    )
+    assert re.match(pattern, str(caught.value))
 
 
 def test_broken_image_names_the_file(train: Any, images: Path) -> None:

@@ -114,12 +114,14 @@ def test_predict_files_and_folders_together(trained: Path, workplace: Path) -> N
     assert result is not None
     rows = read(Path(result.output_dir, "predictions.csv"))
     assert [row["path"] for row in rows] == [
-        "blue/00.png", "green/00.png", "red/00.png", "single.png",
+        single.as_posix(), "one/blue/00.png", "one/green/00.png", "one/red/00.png",
     ]  # fmt: skip
 
 
 def test_predict_uses_the_configured_folder(trained: Path, workplace: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^data\.init_args\.dataset_classes\.predict: there is"):
+    with pytest.raises(
+        ConfigError, match=r"^data\.init_args\.dataset_classes\.predict: is not configured"
+    ):
         main(["--predict", "--ckpt_path", str(trained)])
     write_classes(workplace / "p", 1)
     key = "--data.init_args.dataset_classes.predict"

@@ -51,7 +51,7 @@ def test_symbolic_link_loop_ends(tmp_path: Path) -> None:
     assert len(list(find_images(root))) == 3
 
 
-def test_paths_keep_their_own_name_when_two_would_be_the_same(tmp_path: Path) -> None:
+def test_several_paths_are_told_as_they_were_given(tmp_path: Path) -> None:
     one = write_image(tmp_path / "one/x.png", COLOURS["red"], 0)
     two = write_image(tmp_path / "two/x.png", COLOURS["blue"], 0)
     dataset = ImagePathsDataset([str(one), str(two)])
