@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
-import re
 import secrets
-import sys
 import traceback
 import warnings
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +38,21 @@ from classifier.preparing import (
     prepare_evaluation,
     prepare_training,
 )
-from classifier.runs import Log, Result, Run, create_run, find_checkpoint, newest_unfinished
+from classifier.runs import Result, Run, create_run, find_checkpoint, newest_unfinished
+from classifier.terminal import (
+    Log,
+    in_plain_words,
+    print_result,
+    quiet_known_noise,
+    show,
+    without_traceback,
+)
 from classifier.training import as_list, attach, attach_checkpoints, build_trainer, evaluate, fit
 
 log = logging.getLogger(__name__)
 
 # Of a checkpoint's trainer section, what evaluation keeps; hardware and limits are today's.
 _KEPT_FOR_EVALUATION = ("callbacks", "precision")
-_ADVERTS = (
-    "GPU available",
-    "TPU available",
-    "Loading `train_dataloader` to estimate",
-    "`weights_only`",
-    "Restoring states from",
-    "Restored all states from",
-    "Seed set to",
-)
-_WORKER_ERROR = re.compile(r"(?:classifier\.errors\.)?RunError: (.*)\Z", re.DOTALL)
 
 
 def execute(
@@ -84,33 +77,6 @@ def execute(
             return _Job(command, layers, experiment, started, record).execute()
     finally:
         record.stop()
-
-
-def quiet_known_noise() -> None:
-    """Silence advice of the libraries that does not apply here."""
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.pytorch.trainer.connectors.checkpoint_connector",
-        "lightning.fabric.utilities.seed",
-        "lightning.fabric.utilities.rank_zero",
-    ):
-        logging.getLogger(name).addFilter(_not_advertising)
-    for message in (
-        ".*does not have many workers.*",
-        ".*`precision=16` is supported for historical reasons.*",
-        ".*AMP with fp16 is not supported on CPU.*",  # the log says which precision is used
-        "Total length of `list` across ranks is zero.*",
-        ".*is smaller than the logging interval.*",
-        "Checkpoint directory .* exists and is not empty",
-        ".*in eval mode at the start of training.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-def _not_advertising(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
-    return not ("Tip:" in text or text.startswith(_ADVERTS))
 
 
 class _Job:
@@ -312,7 +278,7 @@ class _Job:
             result.status, result.error = "interrupted", "ended by a signal"
             raise
         except (ConfigError, RunError) as error:
-            result.status, result.error = "failed", _without_traceback(error)
+            result.status, result.error = "failed", without_traceback(error)
             log.debug("", exc_info=True)
             if isinstance(error, RunError):
                 raise RunError(result.error) from error
@@ -320,63 +286,13 @@ class _Job:
         except Exception as error:
             result.status, result.error = "failed", f"{type(error).__name__}: {error}"
             log.error("%s", traceback.format_exc())
-            known = _in_plain_words(error)
+            known = in_plain_words(error)
             if known is None:
                 raise
             raise RunError(known) from error
         finally:
             run.write_result()
             if result.status == "completed":
-                _print_result(result)
+                print_result(result)
             show(run.folder.as_posix())
         return result
-
-
-def _without_traceback(error: Exception) -> str:
-    """An error from a DataLoader worker carries the worker's traceback in its text."""
-    found = _WORKER_ERROR.search(str(error))
-    return (found[1] if found else str(error)).strip()
-
-
-def _in_plain_words(error: Exception) -> str | None:
-    """What a user can do about errors that come from the machine."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the GPU's memory is full. Lower data.init_args.batch_size, and raise "
-            "trainer.accumulate_grad_batches to keep the effective batch"
-        )
-    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
-        return (
-            "a DataLoader worker died, most often because memory ran out. Lower "
-            "data.init_args.num_workers or data.init_args.batch_size"
-        )
-    return None
-
-
-def show(text: str) -> None:
-    """Print a line of the result. Nobody may be listening: `| head -1` is no failed run."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
-
-
-def _print_few_predictions(file: Path, most: int = 10) -> None:
-    """For a handful of images the answers themselves."""
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        rows = list(islice(csv.DictReader(stream), most + 1))
-    if len(rows) <= most:
-        for row in rows:
-            answer = f"{row['label']} {float(row['score']):.4f}" if row["label"] else row["error"]
-            show(f"{row['path']}: {answer}")
-
-
-def _print_result(result: Result) -> None:
-    for name, value in result.metrics.items():
-        show(f"{name}: {value:.6g}")
-    if result.best_score is not None:
-        show(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
-    if result.predictions is not None:
-        _print_few_predictions(Path(result.output_dir, result.predictions))
-        show(f"predictions: {Path(result.output_dir, result.predictions).as_posix()}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
 import math
 import os
 import platform
 import re
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -231,57 +229,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# The log
-
-
-class _Terminal(logging.Handler):
-    """Log lines on stderr, above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-class Log:
-    """Log lines on stderr, and in the run's log.txt from the start of the command on."""
-
-    def __init__(self) -> None:
-        self._root = logging.getLogger()
-        self._early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
-        terminal = _Terminal()
-        terminal.setFormatter(logging.Formatter("%(message)s"))
-        self._handlers: list[logging.Handler] = [terminal, self._early]
-        self._level = self._root.level
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self._root.setLevel(logging.INFO)
-        for handler in self._handlers:
-            self._root.addHandler(handler)
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            # Lightning's own handlers write to stderr only, and past a progress bar.
-            library = logging.getLogger(name)
-            library.propagate = True
-            library.handlers.clear()
-        for name in ("httpx", "huggingface_hub", "filelock"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # requests and retries, line by line
-
-    def write_to(self, file: Path) -> None:
-        """Write what was logged so far, and all that follows, to a file."""
-        handler = logging.FileHandler(file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._early.setTarget(handler)
-        self._early.flush()
-        self._root.removeHandler(self._early)
-        self._root.addHandler(handler)
-        self._handlers.append(handler)
-
-    def stop(self) -> None:
-        """Close the file and leave logging as it was."""
-        for handler in self._handlers:
-            self._root.removeHandler(handler)
-            handler.close()
-        self._root.setLevel(self._level)

@@ -17,7 +17,7 @@ FLOORS = [
     ["classifier.execution"],
     ["classifier.cli", "classifier.arguments", "classifier.preparing", "classifier.training"],
     ["classifier.explain"],
-    ["classifier.callbacks"],
+    ["classifier.callbacks", "classifier.terminal"],
     ["classifier.model", "classifier.data", "classifier.checkpoints"],
     ["classifier.runs", "classifier.importing", "classifier.preprocessing", "classifier.config"],
     ["classifier.errors", "classifier.files"],

@@ -1,0 +1,157 @@
+"""What a person sees: results on stdout, the log on stderr, errors in plain words."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import logging.handlers
+import os
+import re
+import sys
+import warnings
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from classifier.runs import Result
+
+_ADVERTS = (
+    "GPU available",
+    "TPU available",
+    "Loading `train_dataloader` to estimate",
+    "`weights_only`",
+    "Restoring states from",
+    "Restored all states from",
+    "Seed set to",
+)
+_WORKER_ERROR = re.compile(r"(?:classifier\.errors\.)?RunError: (.*)\Z", re.DOTALL)
+
+
+class _Terminal(logging.Handler):
+    """Log lines on stderr, above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class Log:
+    """Log lines on stderr, and in the run's log.txt from the start of the command on."""
+
+    def __init__(self) -> None:
+        self._root = logging.getLogger()
+        self._early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
+        terminal = _Terminal()
+        terminal.setFormatter(logging.Formatter("%(message)s"))
+        self._handlers: list[logging.Handler] = [terminal, self._early]
+        self._level = self._root.level
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._root.setLevel(logging.INFO)
+        for handler in self._handlers:
+            self._root.addHandler(handler)
+        for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+            # Lightning's own handlers write to stderr only, and past a progress bar.
+            library = logging.getLogger(name)
+            library.propagate = True
+            library.handlers.clear()
+        for name in ("httpx", "huggingface_hub", "filelock"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # requests and retries, line by line
+
+    def write_to(self, file: Path) -> None:
+        """Write what was logged so far, and all that follows, to a file."""
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._early.setTarget(handler)
+        self._early.flush()
+        self._root.removeHandler(self._early)
+        self._root.addHandler(handler)
+        self._handlers.append(handler)
+
+    def stop(self) -> None:
+        """Close the file and leave logging as it was."""
+        for handler in self._handlers:
+            self._root.removeHandler(handler)
+            handler.close()
+        self._root.setLevel(self._level)
+
+
+def quiet_known_noise() -> None:
+    """Silence advice of the libraries that does not apply here."""
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+        "lightning.fabric.utilities.seed",
+        "lightning.fabric.utilities.rank_zero",
+    ):
+        logging.getLogger(name).addFilter(_not_advertising)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`precision=16` is supported for historical reasons.*",
+        ".*AMP with fp16 is not supported on CPU.*",  # the log says which precision is used
+        "Total length of `list` across ranks is zero.*",
+        ".*is smaller than the logging interval.*",
+        "Checkpoint directory .* exists and is not empty",
+        ".*in eval mode at the start of training.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _not_advertising(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not ("Tip:" in text or text.startswith(_ADVERTS))
+
+
+def without_traceback(error: Exception) -> str:
+    """An error from a DataLoader worker carries the worker's traceback in its text."""
+    found = _WORKER_ERROR.search(str(error))
+    return (found[1] if found else str(error)).strip()
+
+
+def in_plain_words(error: Exception) -> str | None:
+    """What a user can do about errors that come from the machine."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is full. Lower data.init_args.batch_size, and raise "
+            "trainer.accumulate_grad_batches to keep the effective batch"
+        )
+    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
+        return (
+            "a DataLoader worker died, most often because memory ran out. Lower "
+            "data.init_args.num_workers or data.init_args.batch_size"
+        )
+    return None
+
+
+def show(text: str) -> None:
+    """Print a line of the result. Nobody may be listening: `| head -1` is no failed run."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+
+
+def _print_few_predictions(file: Path, most: int = 10) -> None:
+    """For a handful of images the answers themselves."""
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        rows = list(islice(csv.DictReader(stream), most + 1))
+    if len(rows) <= most:
+        for row in rows:
+            answer = f"{row['label']} {float(row['score']):.4f}" if row["label"] else row["error"]
+            show(f"{row['path']}: {answer}")
+
+
+def print_result(result: Result) -> None:
+    """Print metrics, the best score, and where predictions are."""
+    for name, value in result.metrics.items():
+        show(f"{name}: {value:.6g}")
+    if result.best_score is not None:
+        show(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
+    if result.predictions is not None:
+        _print_few_predictions(Path(result.output_dir, result.predictions))
+        show(f"predictions: {Path(result.output_dir, result.predictions).as_posix()}")
