@@ -23,7 +23,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.predictions import PredictionsWriter
-from classifier.callbacks.recorder import BestLink, EpochLine, RunLogger, RunRecorder
+from classifier.callbacks.recorder import BestLink, EpochLine, RunRecorder
+from classifier.callbacks.table import MetricsTable
 from classifier.checkpoints import WholeFileIO
 from classifier.errors import ConfigError
 from classifier.runs import BEST, LAST, Run
@@ -131,7 +132,7 @@ def attach(trainer: Any, run: Run, recorder: RunRecorder, history: Path | None) 
     trainer.callbacks.extend([recorder, EpochLine()])
     if trainer.fast_dev_run:
         return
-    trainer.loggers = [*trainer.loggers, RunLogger(run.folder, history, recorder.resumed_step)]
+    trainer.loggers = [*trainer.loggers, MetricsTable(run.folder, history, recorder.resumed_step)]
 
 
 def attach_checkpoints(trainer: Any, run: Run) -> None:

@@ -6,7 +6,7 @@ Repository, 1998.
 
     python scripts/make_digits.py [FOLDER]        (default: data/digits)
 
-FOLDER/train and FOLDER/test hold one folder a class (the last fifth of every class is test);
+FOLDER/train and FOLDER/test hold one folder a class (a random fifth of every class is test);
 FOLDER/new holds 20 test images without labels, for prediction.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 TEST_FRACTION = 0.2
 NUM_NEW = 20
@@ -37,14 +38,14 @@ def write_digits(folder: Path) -> int:
     done = folder / ".complete"
     if done.exists():
         return len(images)
-    for label in range(10):
-        members = np.flatnonzero(digits.target == label)
-        first_test = round(len(members) * (1 - TEST_FRACTION))
-        for rank, index in enumerate(members):
-            split = "train" if rank < first_test else "test"
-            _write(images[index], folder / split / str(label) / f"{index:04d}.png")
-            if first_test <= rank < first_test + NUM_NEW // 10:
-                _write(images[index], folder / "new" / f"scan_{index:04d}.png")
+    train, test = train_test_split(
+        np.arange(len(images)), test_size=TEST_FRACTION, stratify=digits.target, random_state=0
+    )
+    for split, members in (("train", train), ("test", test)):
+        for index in members:
+            _write(images[index], folder / split / str(digits.target[index]) / f"{index:04d}.png")
+    for index in test[:NUM_NEW]:
+        _write(images[index], folder / "new" / f"scan_{index:04d}.png")
     done.touch()
     return len(images)
 

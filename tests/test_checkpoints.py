@@ -183,3 +183,49 @@ def test_random_state_comes_back(workplace: Path) -> None:
     drawn = (random.random(), np.random.rand(), torch.rand(1).item())
     restore_random_state(torch.load("state.pt", weights_only=True))
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"callbacks": ["evilmod.CB"]},
+        {"callbacks": "evilmod.CB"},
+        {"callbacks": "{class_path: evilmod.CB}"},
+        {"callbacks": ["[{class_path: evilmod.CB}]"]},
+        {
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.LambdaCallback",
+                    "init_args": {"on_predict_start": "evilmod.f"},
+                }
+            ]
+        },
+    ],
+)
+def test_code_hides_in_no_other_form_of_the_configuration(
+    trained: Path, workplace: Path, monkeypatch: Any, trainer: Any
+) -> None:
+    (workplace / "evilmod.py").write_text("from pathlib import Path\nPath('marker').touch()\n")
+    monkeypatch.syspath_prepend(str(workplace))
+    checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
+    checkpoint["config"]["trainer"] = trainer
+    torch.save(checkpoint, "x.ckpt")
+    with pytest.raises(ConfigError, match="outside the trusted packages"):
+        main(["--test", "--ckpt_path", "x.ckpt"])
+    assert not (workplace / "marker").exists()
+
+
+@pytest.mark.parametrize("damage", ["class_names", "network", "weights"])
+def test_checkpoint_whose_parts_do_not_fit_is_told_in_words(
+    trained: Path, workplace: Path, damage: str
+) -> None:
+    checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
+    if damage == "class_names":
+        checkpoint["image_classifier"]["class_names"].pop()
+    elif damage == "network":
+        checkpoint["image_classifier"]["network"] = {"source": "zzz"}
+    else:
+        checkpoint["state_dict"].pop("network.model.fc.bias")
+    torch.save(checkpoint, "x.ckpt")
+    with pytest.raises(ConfigError, match="the checkpoint's parts do not fit each other"):
+        main(["--test", "--ckpt_path", "x.ckpt"])

@@ -118,7 +118,11 @@ class MetricsLogger(Callback):
 
     def _log(self, stage: str, pl_module: L.LightningModule) -> None:
         if stage in self._collections:
-            pl_module.log_dict(self._collections[stage].compute(), sync_dist=True)
+            values = {
+                name: _in_bounds(metric, metric.compute())
+                for name, metric in self._collections[stage].items(copy_state=False)
+            }
+            pl_module.log_dict(values, sync_dist=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
@@ -289,6 +293,12 @@ def _check_scalar(cls: Any, arguments: dict[str, Any], key: str) -> None:
             key, f"{cls.__name__} gives more than one number, which cannot be logged",
             remedy="Choose an average such as macro, or another metric",
         )  # fmt: skip
+
+
+def _in_bounds(metric: Metric, value: Any) -> Any:
+    """Rounding may lift a perfect score to 1.0000001."""
+    high = metric.plot_upper_bound
+    return value if high is None else value.clamp(max=high)
 
 
 def _snake(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import signal
 import time
@@ -13,7 +12,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 
 from classifier.checkpoints import (
     CONFIG_KEY,
@@ -236,40 +234,3 @@ class BestLink(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Follow the user's checkpoint."""
         self._refresh()
-
-
-class RunLogger(CSVLogger):
-    """metrics.csv in the run folder, with the rows of the run that is resumed before the new ones.
-
-    Args:
-        folder: The run folder.
-        history: metrics.csv of the run before; None without a resume.
-        until_step: Rows of later steps are left out: they will be made again.
-    """
-
-    def __init__(self, folder: Path, history: Path | None = None, until_step: int = 0) -> None:
-        super().__init__(str(folder), name="", version="")
-        self._history = history
-        self._until_step = until_step
-        self._read = False
-
-    def log_hyperparams(self, params: Any = None) -> None:
-        """Nothing: config.yaml holds them."""
-
-    @property
-    def experiment(self) -> Any:
-        """The writer, which knows the history from the start."""
-        import warnings
-
-        with warnings.catch_warnings():
-            # The folder is never empty: it holds config.yaml and the log.
-            warnings.filterwarnings("ignore", message="Experiment logs directory")
-            writer = super().experiment
-        if not self._read and self._history is not None and self._history.is_file():
-            with open(self._history, encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < self._until_step]
-            if rows:
-                writer.metrics.extend(rows)
-                writer.save()
-        self._read = True
-        return writer

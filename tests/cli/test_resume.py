@@ -224,3 +224,32 @@ def test_interrupted_prediction_leaves_no_table(trained: Path, workplace: Path) 
             main(["--predict", "p", "--ckpt_path", str(trained), "--data.batch_size", "2"])
     folder = newest(workplace)
     assert not [item for item in folder.iterdir() if "predictions" in item.name]
+
+
+def test_last_does_not_repeat_what_was_resumed_and_finished(train: Any, interrupted: Any) -> None:
+    interrupted()
+    train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "last")
+    again = train("--trainer.max_epochs", "1", "--ckpt_path", "last")
+    assert again.checkpoint is None
+    assert again.num_epochs == 1
+
+
+def test_interrupted_run_tells_how_far_it_came(interrupted: Any) -> None:
+    saved = json.loads((interrupted() / "result.json").read_text())
+    assert saved["num_steps"] == 5
+    assert saved["last_checkpoint"] == "checkpoints/last.ckpt"
+    assert saved["metrics"]["validation_loss"] > 0
+
+
+def test_resume_of_a_lone_copy_says_what_is_missing(train: Any, workplace: Path) -> None:
+    first = train()
+    (workplace / "alone").mkdir()
+    shutil.copy(Path(first.output_dir, "checkpoints/last.ckpt"), workplace / "alone/mine.ckpt")
+    (workplace / "alone/unrelated.ckpt").write_bytes(b"x")
+    more = main(["--ckpt_path", "alone/mine.ckpt", "--trainer.max_epochs", "3"])
+    assert more is not None and more.best_score is not None
+    text = Path(more.output_dir, "log.txt").read_text()
+    assert "best.ckpt is not beside the resumed checkpoint" in text
+    assert "metrics.csv of the run before was not found" in text
+    names = sorted(item.name for item in Path(more.output_dir, "checkpoints").iterdir())
+    assert names == ["best.ckpt", "last.ckpt"]

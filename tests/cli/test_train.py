@@ -279,3 +279,80 @@ def _small_vit(folder: Path, size: int) -> Path:
     model = ViTForImageClassification(ViTConfig(**sizes))
     model.save_pretrained(folder / "vit")
     return folder / "vit"
+
+
+def test_metrics_table_has_one_row_a_step(train: Any) -> None:
+    result = train("--trainer.log_every_n_steps", "1")
+    table = rows(Path(result.output_dir, "metrics.csv"))
+    assert [row["step"] for row in table] == [str(step) for step in range(6)]
+    assert list(table[0])[:2] == ["epoch", "step"]
+    for row in (table[2], table[5]):
+        assert row["train_loss_step"] and row["train_loss"] and row["validation_loss"]
+
+
+def test_two_checkpoint_callbacks_do_not_share_a_file(train: Any, config: Any) -> None:
+    config["trainer"]["callbacks"] = [
+        {"class_path": "ModelCheckpoint", "init_args": {"monitor": "validation_loss"}},
+        {
+            "class_path": "ModelCheckpoint",
+            "init_args": {"monitor": "validation_f1_score", "mode": "max"},
+        },
+    ]
+    result = train("--trainer.max_epochs", "3")
+    checked = main(["--val", "--ckpt_path", result.output_dir])
+    assert checked is not None
+    assert result.monitor == "validation_loss"
+    assert checked.metrics["validation_loss"] == pytest.approx(result.best_score)
+
+
+def test_periodic_checkpoints_leave_the_best_one_in_place(train: Any, config: Any) -> None:
+    config["trainer"]["callbacks"] = {
+        "class_path": "ModelCheckpoint",
+        "init_args": {"every_n_train_steps": 2, "save_top_k": -1, "filename": "s{step}"},
+    }
+    result = train()
+    assert result.monitor == "validation_f1_score"
+    names = {item.name for item in Path(result.output_dir, "checkpoints").iterdir()}
+    assert {"best.ckpt", "last.ckpt", "sstep=2.ckpt", "sstep=4.ckpt", "sstep=6.ckpt"} <= names
+
+
+def test_early_stop_and_data_are_told_in_the_log(train: Any, config: Any) -> None:
+    config["trainer"]["callbacks"] = [
+        {
+            "class_path": "EarlyStopping",
+            "init_args": {"monitor": "validation_loss", "patience": 1, "min_delta": 100.0},
+        }
+    ]
+    result = train("--trainer.max_epochs", "9")
+    text = Path(result.output_dir, "log.txt").read_text()
+    assert "30 images (train 24, val 6) in 3 classes: blue 10, green 10, red 10" in text
+    assert "EarlyStopping: validation_loss has not improved for 1 epochs; best" in text
+
+
+def test_one_batch_is_not_all_of_them_whatever_was_imported_before() -> None:
+    """typing remembers Optional[Union[float, int]] for later ones; jsonargparse then tries float."""
+    from typing import get_type_hints
+
+    import lightning as L
+
+    from classifier.cli import ClassifierCLI
+
+    hints = get_type_hints(L.Trainer.__init__)
+    assert hints["limit_train_batches"] == float | int | None
+    cli = ClassifierCLI(
+        {
+            "model": {"class_path": "ImageClassifier", "init_args": {"model_name": "timm/x"}},
+            "data": {"class_path": "ImageDataModule", "init_args": {"dataset_classes": {}}},
+            "trainer": {"limit_train_batches": 1, "limit_val_batches": 1.0},
+        }
+    )
+    assert type(cli.config["trainer"]["limit_train_batches"]) is int
+    assert type(cli.config["trainer"]["limit_val_batches"]) is float
+
+
+@pytest.mark.parametrize(
+    "callback", ["LearningRateMonitor", "LearningRateFinder", "EMAWeightAveraging"]
+)
+def test_callbacks_of_lightning_work_by_name(train: Any, config: Any, callback: str) -> None:
+    config["trainer"]["callbacks"] = [{"class_path": callback}]
+    assert train().status == "completed"

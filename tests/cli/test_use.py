@@ -177,3 +177,35 @@ def test_exif_orientation_is_applied_when_predicting(trained: Path, workplace: P
     assert result is not None
     plain, rotated = read(Path(result.output_dir, "predictions.csv"))
     assert plain["prob_red"] == rotated["prob_red"]
+
+
+def test_evaluation_on_several_devices_is_refused(trained: Path, workplace: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main(["--test", "--ckpt_path", str(trained), "--trainer.devices", "2"])
+    assert str(caught.value) == (
+        "trainer.devices: validation, test and prediction run on one device, got 2. Write 1."
+    )
+
+
+def test_few_predictions_are_printed(trained: Path, workplace: Path, capfd: Any) -> None:
+    write_image(workplace / "red.png", COLOURS["red"], 1)
+    (workplace / "bad.png").write_bytes(b"")
+    result = main(["--predict", "red.png", "bad.png", "--ckpt_path", str(trained)])
+    assert result is not None
+    assert (result.num_images, result.num_errors) == (2, 1)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[1] == "bad.png: the file is empty"
+    assert lines[2].startswith("red.png: red 0.")
+
+
+def test_prediction_needs_none_of_the_trainings_classes(trained: Path, workplace: Path) -> None:
+    from classifier.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
+    sets = checkpoint["config"]["data"]["init_args"]["dataset_classes"]
+    sets["train"] = {"class_path": "gone.Images"}
+    import torch
+
+    torch.save(checkpoint, "x.ckpt")
+    write_image(workplace / "red.png", COLOURS["red"], 1)
+    assert main(["--predict", "red.png", "--ckpt_path", "x.ckpt"]) is not None
