@@ -80,14 +80,12 @@ def resize(size: int = SIZE) -> list[dict[str, Any]]:
     return [{"class_path": "albumentations.Resize", "init_args": {"height": size, "width": size}}]
 
 
-@pytest.fixture
-def config(images: Path) -> dict[str, Any]:
-    """A complete configuration that trains in a second."""
+def configuration(root: Path, max_epochs: int) -> dict[str, Any]:
+    """A complete configuration that trains in a second on images below a folder."""
 
     def folder(name: str) -> dict[str, Any]:
-        return {"class_path": "FolderImageDataset", "init_args": {"root": str(images / name)}}
+        return {"class_path": "FolderImageDataset", "init_args": {"root": str(root / name)}}
 
-    flip = {"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}
     return {
         "seed_everything": 7,
         "custom_folder_name": "colours",
@@ -104,13 +102,26 @@ def config(images: Path) -> dict[str, Any]:
             "init_args": {
                 "batch_size": 8,
                 "num_workers": 0,
-                "dataset_classes": {name: folder(name) for name in ("train", "test")}
-                | {"predict": folder("new")},
-                "augmentations": {"train": [*resize(), flip], "val": resize()},
+                "dataset_classes": {name: folder(name) for name in ("train", "test")},
+                "augmentations": {"train": resize(), "val": resize()},
             },
         },
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1},
+        "trainer": {"max_epochs": max_epochs, "accelerator": "cpu", "devices": 1},
     }
+
+
+@pytest.fixture
+def config(images: Path) -> dict[str, Any]:
+    """A configuration with random flips and a folder to predict."""
+    content = configuration(images, max_epochs=2)
+    arguments = content["data"]["init_args"]
+    flip = {"class_path": "albumentations.HorizontalFlip", "init_args": {"p": 0.5}}
+    arguments["augmentations"]["train"].append(flip)
+    arguments["dataset_classes"]["predict"] = {
+        "class_path": "FolderImageDataset",
+        "init_args": {"root": str(images / "new")},
+    }
+    return content
 
 
 @pytest.fixture
@@ -145,35 +156,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         root = folder / "images"
         write_classes(root / "train", 10)
         write_classes(root / "test", 4, seed=5000)
-        resized = resize()
-        content = {
-            "seed_everything": 7,
-            "custom_folder_name": "colours",
-            "model": {
-                "class_path": "classifier.ImageClassifier",
-                "init_args": {
-                    "model_name": "timm/test_resnet",
-                    "pretrained": False,
-                    "optimizer_config": {"name": "AdamW", "lr": 0.003},
-                },
-            },
-            "data": {
-                "class_path": "classifier.ImageDataModule",
-                "init_args": {
-                    "batch_size": 8,
-                    "num_workers": 0,
-                    "dataset_classes": {
-                        name: {
-                            "class_path": "FolderImageDataset",
-                            "init_args": {"root": str(root / name)},
-                        }
-                        for name in ("train", "test")
-                    },
-                    "augmentations": {"train": resized, "val": resized},
-                },
-            },
-            "trainer": {"max_epochs": 6, "accelerator": "cpu", "devices": 1},
-        }
+        content = configuration(root, max_epochs=6)
         (folder / "cfg.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         result = main(["--config", "cfg.yaml"])
         assert result is not None
