@@ -25,6 +25,7 @@ from classifier.model.optimizers import (
     build_optimizer,
     build_scheduler,
     check_scheduler,
+    forget_length,
 )
 from classifier.preprocessing import Preprocessing
 
@@ -151,6 +152,9 @@ class ImageClassifier(L.LightningModule):
         """Build the network of the checkpoint where none was built yet."""
         if self.network is None:
             self.rebuild(checkpoint)
+        if (self.scheduler_config or {}).get("name") == "one_cycle":
+            for state in checkpoint.get("lr_schedulers", []):
+                forget_length(state)
 
     def _set_classes(self, class_names: Sequence[str] | None) -> None:
         if class_names is None:

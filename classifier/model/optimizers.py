@@ -226,43 +226,68 @@ def build_scheduler(
         return _from_class(optimizer, config, warmup)
     if name == "plateau":
         return _plateau(optimizer, config, warmup)
-    main = _per_step(optimizer, config, num_steps - warmup, steps_per_epoch)
-    return {"scheduler": _after_warmup(optimizer, main, warmup), "interval": "step"}
-
-
-def _per_step(
-    optimizer: Optimizer, config: Mapping[str, Any], steps: int, steps_per_epoch: float
-) -> lr_scheduler.LRScheduler:
-    name = config["name"]
-    min_lr = config.get("min_lr", 0.0)
-    if name == "cosine":
-        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=min_lr)
     if name == "one_cycle":
-        arguments = {k: config[k] for k in _SHORT_SCHEDULERS[name] if k in config}
-        rates = [group["lr"] for group in optimizer.param_groups]
-        return lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps, **arguments)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    factors = [_factor(config, lr, steps, steps_per_epoch) for lr in rates]
-    return lr_scheduler.LambdaLR(optimizer, factors)
+        return {"scheduler": _one_cycle(optimizer, config, num_steps, warmup), "interval": "step"}
+    factors = [
+        _factor(config, group["lr"], num_steps, warmup, steps_per_epoch)
+        for group in optimizer.param_groups
+    ]
+    return {"scheduler": lr_scheduler.LambdaLR(optimizer, factors), "interval": "step"}
+
+
+def forget_length(state: dict[str, Any]) -> None:
+    """Let a saved one-cycle schedule take the length of the training that resumes it.
+
+    Args:
+        state: The schedule's state of a checkpoint; changed in place.
+    """
+    for key in ("total_steps", "_schedule_phases", "_milestones", "total_iters"):
+        state.pop(key, None)
+    for inner in state.get("_schedulers", []):
+        forget_length(inner)
 
 
 def _factor(
-    config: Mapping[str, Any], lr: float, steps: int, steps_per_epoch: float
+    config: Mapping[str, Any], lr: float, num_steps: int, warmup: int, steps_per_epoch: float
 ) -> Callable[[int], float]:
-    """Step -> factor on the learning rate, for constant, linear and step."""
+    """Step -> factor on the learning rate, for constant, cosine, linear and step.
+
+    A closed form of the step: a training that is resumed with more epochs follows the longer
+    schedule from where it stands.
+
+    Source of cosine: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts",
+        ICLR 2017, equation 5, without restarts.
+    """
     floor = config.get("min_lr", 0.0) / lr if lr else 0.0
     gamma, every = config.get("gamma", 0.1), config.get("step_size", 30) * steps_per_epoch
+    steps = max(1, num_steps - warmup)
+    decays: dict[str, Callable[[int], float]] = {
+        "constant": lambda _: 1.0,
+        "cosine": lambda step: (
+            floor + (1 - floor) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+        ),
+        "linear": lambda step: floor + (1 - floor) * max(1 - step / steps, 0.0),
+        "step": lambda step: gamma ** math.floor(step / every + 1e-9),
+    }
+    decay = decays[config["name"]]
 
-    def linear(step: int) -> float:
-        return float(max(1 - step / steps, 0.0) * (1 - floor) + floor)
+    def factor(step: int) -> float:
+        if step < warmup:
+            return float(_WARMUP_START + (1 - _WARMUP_START) * step / warmup)
+        return float(decay(step - warmup))
 
-    def staircase(step: int) -> float:
-        return float(gamma ** math.floor(step / every + 1e-9))
+    return factor
 
-    def constant(step: int) -> float:
-        return 1.0
 
-    return {"linear": linear, "step": staircase, "constant": constant}[config["name"]]
+def _one_cycle(
+    optimizer: Optimizer, config: Mapping[str, Any], num_steps: int, warmup: int
+) -> lr_scheduler.LRScheduler:
+    arguments = {k: config[k] for k in _SHORT_SCHEDULERS["one_cycle"] if k in config}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    main = lr_scheduler.OneCycleLR(
+        optimizer, max_lr=rates, total_steps=num_steps - warmup, **arguments
+    )
+    return _after_warmup(optimizer, main, warmup)
 
 
 def _after_warmup(

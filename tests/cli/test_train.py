@@ -356,3 +356,51 @@ def test_one_batch_is_not_all_of_them_whatever_was_imported_before() -> None:
 def test_callbacks_of_lightning_work_by_name(train: Any, config: Any, callback: str) -> None:
     config["trainer"]["callbacks"] = [{"class_path": callback}]
     assert train().status == "completed"
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"name": "plateau", "patience": 0},
+        {"name": "one_cycle"},
+        {"name": "step", "step_size": 1, "warmup_ratio": 0.2},
+        {"name": "linear", "warmup_epochs": 1},
+        {"name": "ExponentialLR", "gamma": 0.9},
+        {
+            "name": "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
+            "T_0": 3,
+            "interval": "step",
+        },
+    ],
+    ids=lambda schedule: schedule["name"],
+)
+def test_schedules_train_and_resume(train: Any, config: Any, schedule: dict[str, Any]) -> None:
+    config["model"]["init_args"]["scheduler_config"] = schedule
+    first = train()
+    more = train(
+        "--ckpt_path", f"{first.output_dir}/checkpoints/last.ckpt", "--trainer.max_epochs", "3"
+    )
+    assert (first.num_epochs, more.num_epochs) == (2, 3)
+
+
+def test_logger_of_ones_own_writes_beside_the_table(
+    train: Any, config: Any, workplace: Path
+) -> None:
+    config["trainer"]["logger"] = {"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}
+    result = train()
+    assert Path(result.output_dir, "metrics.csv").is_file()
+    assert list((workplace / "logs").rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize("freeze", ["true", "false", "0.5"])
+@pytest.mark.parametrize(
+    "optimizer", ["{name: lamb, lr: 1e-3}", "{name: SGD, lr: 0.1, momentum: 0.9}"]
+)
+def test_freezing_and_optimizers_from_the_command_line(
+    train: Any, freeze: str, optimizer: str
+) -> None:
+    result = train(
+        "--model.freeze_encoder", freeze, "--model.optimizer_config", optimizer,
+        "--trainer.max_epochs", "1",
+    )  # fmt: skip
+    assert result.status == "completed"
