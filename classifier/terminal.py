@@ -28,6 +28,11 @@ _ADVERTS = (
 _WORKER_ERROR = re.compile(r"(?:classifier\.errors\.)?RunError: (.*)\Z", re.DOTALL)
 
 
+_LIBRARIES = (
+    "lightning", "lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub", "filelock",
+)  # fmt: skip
+
+
 class _Terminal(logging.Handler):
     """Log lines on stderr, above a progress bar instead of through it."""
 
@@ -47,19 +52,22 @@ class Log:
         terminal.setFormatter(logging.Formatter("%(message)s"))
         self._handlers: list[logging.Handler] = [terminal, self._early]
         self._level = self._root.level
+        self._before: dict[str, tuple[list[logging.Handler], bool, int]] = {}
 
     def start(self) -> None:
         """Begin to listen."""
         self._root.setLevel(logging.INFO)
         for handler in self._handlers:
             self._root.addHandler(handler)
-        for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-            # Lightning's own handlers write to stderr only, and past a progress bar.
+        for name in _LIBRARIES:
+            # Lightning's own handlers write to stderr only, and past a progress bar; the others
+            # tell of every request and retry.
             library = logging.getLogger(name)
-            library.propagate = True
+            self._before[name] = (library.handlers[:], library.propagate, library.level)
             library.handlers.clear()
-        for name in ("httpx", "huggingface_hub", "filelock"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # requests and retries, line by line
+            library.propagate = True
+            if not name.startswith("lightning"):
+                library.setLevel(logging.ERROR)
 
     def write_to(self, file: Path) -> None:
         """Write what was logged so far, and all that follows, to a file."""
@@ -77,6 +85,11 @@ class Log:
             self._root.removeHandler(handler)
             handler.close()
         self._root.setLevel(self._level)
+        for name, (handlers, propagate, level) in self._before.items():
+            library = logging.getLogger(name)
+            library.handlers[:] = handlers
+            library.propagate = propagate
+            library.setLevel(level)
 
 
 def quiet_known_noise() -> None:

@@ -70,11 +70,22 @@ class MetricsLogger(Callback):
             for name, cls, arguments in self._parsed
         }
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Build the metrics for the model's number of classes."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Build the metrics for the model's number of classes, which is known by now."""
+        self._build(pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for a validation on its own."""
+        self._build(pl_module)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for a test."""
+        self._build(pl_module)
+
+    def _build(self, pl_module: L.LightningModule) -> None:
         names: Sequence[str] | None = getattr(pl_module, "class_names", None)
         num_classes = len(names) if names else getattr(pl_module, "num_classes", None)
-        if self._collections or num_classes is None or stage == "predict":
+        if self._collections or num_classes is None:
             return
         for name in STAGES:
             built: dict[str, Metric | MetricCollection] = {

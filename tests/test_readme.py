@@ -1,0 +1,50 @@
+"""What the README shows works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classifier import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
+
+
+def test_configuration_of_the_readme_is_in_order(images: Path, workplace: Path) -> None:
+    (yaml_block,) = blocks("yaml")
+    (workplace / "simpsons.yaml").write_text(yaml_block)
+    words = ["--model.pretrained", "false", "--model.model_name", "timm/test_resnet"]
+    root = "--data.init_args.dataset_classes.train.init_args.root"
+    assert (
+        main(["--check", "--config", "simpsons.yaml", *words, root, str(images / "train")]) is None
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_python_of_the_readme_runs(images: Path, workplace: Path, capsys: Any) -> None:
+    (python_block,) = blocks("python")
+    small = (
+        python_block.replace("timm/resnet18.a1_in1k", "timm/test_resnet")
+        .replace("freeze_encoder=0.5", "freeze_encoder=0.5, pretrained=False")
+        .replace('"photos"', repr(str(images / "train")))
+        .replace("max_epochs=5", "max_epochs=1, accelerator='cpu', enable_progress_bar=False")
+    )
+    exec(compile(small, "README.md", "exec"), {})
+    assert "tensor(" in capsys.readouterr().out
+
+
+def test_every_module_has_its_line_in_the_tree() -> None:
+    (tree,) = [block for block in blocks("") if "errors.py" in block]
+    for file in (ROOT / "classifier").rglob("*.py"):
+        if file.name != "__init__.py":
+            name = re.sub(r"^(timm|transformers)_encoder\.py$", r"\1_", file.name)
+            assert name in tree, f"{file.name} is missing in the README's tree"
