@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-import classifier.callbacks.metrics
-import classifier.data.datamodule  # noqa: F401  (short class names need their classes imported)
 from classifier.arguments import Command
 from classifier.callbacks.recorder import RunRecorder
 from classifier.checkpoints import CONFIG_KEY, load_checkpoint
@@ -102,14 +100,13 @@ class _Job:
         if self.command.help == "all":
             print_all_keys()
             return None
-        config = self._configuration()
-        cli = ClassifierCLI(config)
+        cli = ClassifierCLI(self._configuration())
         if self.command.print_config:
             print(cli.dump(), end="")
             return None
         if self.command.mode in ("train", "check"):
             return self._train(cli)
-        return self._evaluate(cli, config)
+        return self._evaluate(cli)
 
     # Configuration
 
@@ -155,7 +152,8 @@ class _Job:
         training = self.command.mode in ("train", "check")
         if self.checkpoint is None or (training and top.get("only_weights_load") and self.layers):
             return {}
-        saved: dict[str, Any] = dict(self.checkpoint[CONFIG_KEY])
+        # How its own training began does not say how this one does.
+        saved: dict[str, Any] = {**self.checkpoint[CONFIG_KEY], "only_weights_load": False}
         if not top.get("custom_folder_name") and not self.layers:
             self.experiment = str(saved.get("custom_folder_name") or self.experiment)
         if not training:
@@ -233,7 +231,7 @@ class _Job:
                 got=epochs, remedy="Write a larger number to go on",
             )  # fmt: skip
 
-    def _evaluate(self, cli: ClassifierCLI, config: dict[str, Any]) -> Result:
+    def _evaluate(self, cli: ClassifierCLI) -> Result:
         assert self.checkpoint is not None
         mode = self.command.mode
         model, data, arguments = cli.build()
@@ -252,7 +250,9 @@ class _Job:
         show(run.folder.as_posix())
         self.record.write_to(run.folder / "log.txt")
         run.result.seed = cli.config["seed_everything"]
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and not (
+            mode == "train" and cli.config["only_weights_load"]
+        ):
             run.result.checkpoint = str(self.checkpoint_file)
             log.info(
                 "checkpoint %s (epoch %d, step %d)",

@@ -138,6 +138,8 @@ def load_weights(model: L.LightningModule, checkpoint: Mapping[str, Any]) -> Non
         )
     kept = {name: value for name, value in weights.items() if name not in unlike}
     model.load_state_dict({**own, **kept})
+    if isinstance(model, ImageClassifier):
+        model.train_loss.reset()  # an interrupted epoch's, which is not this training's
 
 
 def _head_names(model: L.LightningModule) -> set[str]:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
-RESIZE_MODES = ("shortest", "squash", "pad")
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,11 @@ class ImageClassifier(L.LightningModule):
 
     def _evaluation_step(self, batch: Any, stage: str) -> dict[str, Tensor]:
         outputs = self._step(batch)
+        if not torch.isfinite(outputs["loss"]):
+            raise RunError(
+                f"the {stage} loss became {outputs['loss'].item()}: the weights are broken. "
+                "Use an earlier checkpoint, and train with a lower learning rate"
+            )
         size = len(outputs["targets"])
         self.log(f"{stage}_loss", outputs["loss"], batch_size=size, prog_bar=True, sync_dist=True)
         return outputs

@@ -253,3 +253,22 @@ def test_resume_of_a_lone_copy_says_what_is_missing(train: Any, workplace: Path)
     assert "metrics.csv of the run before was not found" in text
     names = sorted(item.name for item in Path(more.output_dir, "checkpoints").iterdir())
     assert names == ["best.ckpt", "last.ckpt"]
+
+
+def test_training_that_began_from_weights_is_resumed_and_not_begun_again(train: Any) -> None:
+    first = train()
+    source = f"{first.output_dir}/checkpoints/last.ckpt"
+    begun = train("--ckpt_path", source, "--only_weights_load", "true")
+    file = f"{begun.output_dir}/checkpoints/last.ckpt"
+    resumed = main(["--ckpt_path", file, "--trainer.max_epochs", "3"])
+    assert resumed is not None
+    assert (resumed.num_epochs, resumed.num_steps) == (3, 9)
+
+
+def test_broken_weights_are_never_scored(trained: Path, workplace: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["state_dict"]["network.model.fc.bias"] += float("nan")
+    torch.save(checkpoint, "x.ckpt")
+    with pytest.raises(RunError, match="the test loss became nan: the weights are broken"):
+        main(["--test", "--ckpt_path", "x.ckpt"])
+    assert not list(newest(workplace).glob("*predictions*"))
