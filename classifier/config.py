@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from classifier.errors import ConfigError
+from classifier.trees import merge, override
 
 SECTIONS = ("model", "data", "trainer", "optuna")
 TOP_LEVEL_KEYS = (
@@ -39,7 +39,6 @@ _IMPORT_PATH = re.compile(r"^\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\s*$")
 _PLAIN_TEXT_KEYS = frozenset(
     {"root", "dirpath", "filename", "custom_folder_name", "ckpt_path", "save_dir", "model_name"}
 )
-_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _BOOLEAN_WORDS = frozenset({"on", "off", "yes", "no"})
 
 
@@ -154,6 +153,35 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def assembled(
+    layers: Sequence[Mapping[str, Any]], overrides: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Configuration files < command line, as one tree.
+
+    Args:
+        layers: The files' contents, later ones win.
+        overrides: (dotted key, text) pairs.
+    """
+    tree: dict[str, Any] = {}
+    for layer in layers:
+        tree = merge(tree, layer)
+    for key, text in overrides:
+        override(tree, key, parse_word(text))
+    return tree
+
+
+def tunes(tree: Mapping[str, Any]) -> bool:
+    """Whether a configuration asks for a sweep.
+
+    Raises:
+        ConfigError: `optuna.tune` is neither true nor false.
+    """
+    asked = (tree.get("optuna") or {}).get("tune", False)
+    if not isinstance(asked, bool):
+        raise ConfigError("optuna.tune", "must be true or false", got=asked)
+    return asked
+
+
 def check_top_level(config: Mapping[Any, Any], source: str = "") -> None:
     """Refuse unknown top-level keys, and sections that are no mappings.
 
@@ -241,80 +269,3 @@ def _import_paths(node: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _import_paths(inner, key)  # the parser reads YAML inside of text
         elif _IMPORT_PATH.match(node) and key.rpartition(".")[2] not in _PLAIN_TEXT_KEYS:
             yield key, node
-
-
-# Trees of configuration
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one configuration over another: mappings are joined, all else is replaced.
-
-    A mapping with another class_path replaces the old one whole: the arguments of one class mean
-    nothing to another.
-
-    Args:
-        base: The earlier configuration.
-        over: The later one, which wins.
-    """
-    if "class_path" in over and over["class_path"] != base.get("class_path", over["class_path"]):
-        return copy.deepcopy(dict(over))
-    merged = copy.deepcopy(dict(base))
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
-def override(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set one value in a configuration, in place.
-
-    Args:
-        tree: The configuration.
-        key: Dotted path; list items by their index; `init_args` may be left out.
-        value: The new value.
-
-    Raises:
-        ConfigError: the path leads through something that has no keys, or past a list's end.
-    """
-    *path, last = key.split(".")
-    node: Any = tree
-    for depth, name in enumerate(path):
-        node = _step(_arguments(node, name), name, ".".join(path[: depth + 1]), following=True)
-    node = _arguments(node, last)
-    if isinstance(node, list):
-        _step(node, last, key, following=False)
-        node[int(last)] = value
-    elif isinstance(node, dict) and isinstance(node.get(last), dict) and isinstance(value, dict):
-        node[last] = merge(node[last], value)
-    elif isinstance(node, dict):
-        if last == "class_path" and node.get("class_path") != value:
-            node.pop("init_args", None)
-        node[last] = value
-    else:
-        raise ConfigError(key, "cannot be set: what holds it is no mapping", got=node)
-
-
-def _arguments(node: Any, name: str) -> Any:
-    """The init_args of a class, when `name` is an argument and not a key of the class itself."""
-    if isinstance(node, dict) and "class_path" in node and name not in _CLASS_KEYS:
-        if not isinstance(node.get("init_args"), dict):
-            node["init_args"] = {}
-        return node["init_args"]
-    return node
-
-
-def _step(node: Any, name: str, key: str, *, following: bool) -> Any:
-    if isinstance(node, list):
-        if not name.isdigit() or int(name) >= len(node):
-            raise ConfigError(
-                key, f"the list has {len(node)} items", got=name,
-                remedy=f"Write an index from 0 to {len(node) - 1}",
-            )  # fmt: skip
-        return node[int(name)]
-    if isinstance(node, dict) and following:
-        if node.get(name) is None:
-            node[name] = {}
-        return node[name]
-    raise ConfigError(key, "has no keys below it", got=node, remedy="Correct the dotted key")

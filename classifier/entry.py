@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classifier.arguments import HELP, Command, parse
-from classifier.config import read_config
+from classifier.config import assembled, read_config, tunes
 from classifier.errors import ConfigError, Interrupted, RunError
+from classifier.files import write_text
+from classifier.runs import ERROR, trial_folder
+from classifier.tuning.launching import end_with_driver
 
 if TYPE_CHECKING:
     from classifier.runs import Result
+    from classifier.tuning.summary import SweepResult
+
+
+WARM = "classifier.warm"  # what the server imports that trials are forked from
 
 
 def main(args: Sequence[str] | None = None) -> Result | None:
@@ -24,7 +31,8 @@ def main(args: Sequence[str] | None = None) -> Result | None:
         args: The words of the command line; None takes them from sys.argv.
 
     Returns:
-        The result, as result.json holds it. None when nothing ran: --help, --print_config, --check.
+        The result, as result.json holds it; a SweepResult where `optuna.tune` is true. None
+        when nothing ran: --help, --print_config, --check.
 
     Raises:
         ConfigError: wrong usage, configuration or data, found before training.
@@ -38,7 +46,19 @@ def main(args: Sequence[str] | None = None) -> Result | None:
         return None
     layers = [read_config(path) for path in command.configs]
     experiment = Path(command.configs[0]).stem if command.configs else "experiment"
+    if command.mode == "train" and not command.print_config and not command.help:
+        words = [(key, text) for key, text in command.overrides if key.startswith("optuna")]
+        if tunes(assembled(layers, words)):
+            return _sweep(assembled(layers, command.overrides), command, experiment, started)
     return _execute(command, layers, experiment, started)
+
+
+def _sweep(tree: dict[str, Any], command: Command, experiment: str, started: float) -> SweepResult:
+    from classifier.tuning.sweep import sweep  # imports optuna
+
+    if command.ckpt_path is not None:
+        tree["ckpt_path"] = command.ckpt_path
+    return sweep(tree, str(tree.get("custom_folder_name") or experiment), started, console, WARM)
 
 
 def _execute(
@@ -49,14 +69,19 @@ def _execute(
     return execute(command, layers, experiment, started)
 
 
-def console() -> int:
+def console(args: Sequence[str] | None = None) -> int:
     """The program: main() with every outcome as an exit code.
+
+    Args:
+        args: The words of the command line; None takes them from sys.argv.
 
     Returns:
         0 done, 1 the run failed, 2 wrong usage, configuration or data, 130 SIGINT, 143 SIGTERM.
     """
+    if args is None and trial_folder() is not None:
+        end_with_driver()
     try:
-        main()
+        main(args)
     except ConfigError as error:
         return _say(error, 2)
     except RunError as error:
@@ -73,4 +98,7 @@ def console() -> int:
 
 def _say(error: Exception, code: int) -> int:
     print(error, file=sys.stderr)
+    folder = trial_folder()
+    if folder is not None:
+        write_text(folder / ERROR, str(error))
     return code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _NOTHING = object()
@@ -67,6 +67,25 @@ class ConfigError(ValueError):
         ValueError.__init__(moved, f"{key}: {self.text}")
         moved.key, moved.text = key, self.text
         return moved
+
+    @classmethod
+    def together(cls, errors: Sequence[ConfigError]) -> ConfigError:
+        """Several mistakes in one message, a line each.
+
+        Args:
+            errors: At least one; itself where it is the only one.
+        """
+        if len(errors) == 1:
+            return errors[0]
+        return cls.worded("\n".join(str(error) for error in errors))
+
+    @classmethod
+    def worded(cls, message: str) -> ConfigError:
+        """An error whose whole message is there already."""
+        error = cls.__new__(cls)
+        ValueError.__init__(error, message)
+        error.key, _, error.text = message.partition(": ")
+        return error
 
 
 class RunError(RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import traceback
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
 
 from classifier.arguments import Command
@@ -22,21 +24,29 @@ from classifier.config import (
     check_top_level,
     check_trusted,
     class_paths,
-    merge,
-    override,
     parse_word,
 )
 from classifier.data.datamodule import ImageDataModule
 from classifier.data.datasets import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
+from classifier.files import write_text
 from classifier.preparing import (
     check_monitors,
     default_monitor,
+    known_names,
     load_weights,
+    logs_known_names_only,
     prepare_evaluation,
     prepare_training,
 )
-from classifier.runs import Result, Run, create_run, find_checkpoint, newest_unfinished
+from classifier.runs import (
+    Result,
+    Run,
+    create_run,
+    find_checkpoint,
+    newest_unfinished,
+    trial_folder,
+)
 from classifier.terminal import (
     Log,
     in_plain_words,
@@ -46,6 +56,7 @@ from classifier.terminal import (
     without_traceback,
 )
 from classifier.training import as_list, attach, attach_checkpoints, build_trainer, evaluate, fit
+from classifier.trees import merge, override
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +106,7 @@ class _Job:
         self.record = record
         self.checkpoint: dict[str, Any] | None = None
         self.checkpoint_file: Path | None = None
+        self.sweep: dict[str, Any] = {}
 
     def execute(self) -> Result | None:
         if self.command.help == "all":
@@ -103,6 +115,8 @@ class _Job:
         cli = ClassifierCLI(self._configuration())
         if self.command.print_config:
             print(cli.dump(), end="")
+            if self.sweep:
+                print(yaml.safe_dump({"optuna": self.sweep}, sort_keys=False), end="")
             return None
         if self.command.mode in ("train", "check"):
             return self._train(cli)
@@ -167,10 +181,7 @@ class _Job:
 
     def _completed(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration with what it leaves open filled in."""
-        if (config.pop("optuna", None) or {}).get("tune"):
-            raise ConfigError(
-                "optuna.tune", "sweeps are not available yet", got=True, remedy="Write false"
-            )
+        self.sweep = config.pop("optuna", None) or {}
         if config.get("seed_everything") is True:
             config["seed_everything"] = secrets.randbelow(2**31)
         config["custom_folder_name"] = self.experiment
@@ -201,9 +212,12 @@ class _Job:
         if only_weights and self.checkpoint is not None:
             load_weights(model, self.checkpoint)
         if self.command.mode == "check":
+            facts = self._survey(cli, trainer, model, data, callbacks)
             show(f"{', '.join(self.command.configs)}: configuration and data are in order")
             if isinstance(data, ImageDataModule):
                 show(data.summary())
+            if trial_folder() is not None:
+                write_text(Path(str(trial_folder()), "survey.json"), json.dumps(facts))
             return None
         run = self._create_run("train", cli)
         source = self.checkpoint_file if resumed is not None else None
@@ -216,6 +230,21 @@ class _Job:
         if arguments.get("enable_checkpointing") is not False and not arguments["fast_dev_run"]:
             attach_checkpoints(trainer, run)
         return self._carry_out(run, lambda: fit(trainer, model, data, run, recorder))
+
+    def _survey(
+        self, cli: ClassifierCLI, trainer: Any, model: Any, data: Any, callbacks: list[Callback]
+    ) -> dict[str, Any]:
+        """Check the section `optuna`, where there is one that tunes."""
+        if not self.sweep.get("tune"):
+            return {}
+        from classifier.surveying import survey  # imports optuna
+
+        config = {key: value for key, value in cli.given.items() if key != "optuna"}
+        names = known_names(callbacks, data)
+        closed = logs_known_names_only(callbacks, model)
+        class_names = getattr(data, "class_names", None)
+        facts = survey(config, self.sweep, names, trainer, class_names=class_names, closed=closed)
+        return {**facts, "config": cli.plain()}
 
     def _check_unfinished(
         self, checkpoint: Mapping[str, Any] | None, arguments: Mapping[str, Any]

@@ -179,7 +179,7 @@ def default_monitor(
     """The metric and mode that choose the best checkpoint when the user names none."""
     if not _has_validation(data):
         return None
-    if _PREFERRED_MONITOR in _known_names(callbacks, data):
+    if _PREFERRED_MONITOR in known_names(callbacks, data):
         return _PREFERRED_MONITOR, "max"
     log.info("no metric is called %s: best.ckpt follows validation_loss", _PREFERRED_MONITOR)
     return "validation_loss", "min"
@@ -205,10 +205,10 @@ def check_monitors(
     Raises:
         ConfigError: lists the names that will be logged.
     """
-    names = _known_names(callbacks, data)
-    foreign = [item for item in (model, *callbacks) if not _is_known(item)]
+    names = known_names(callbacks, data)
+    closed = logs_known_names_only(callbacks, model)
     for key, monitor, mode in _monitors(callbacks, model, listed):
-        if monitor not in names and not foreign:
+        if monitor not in names and closed:
             raise ConfigError(
                 key, "this metric will not be logged", got=monitor,
                 remedy=f"The names are {', '.join(names)}", name=monitor, options=names,
@@ -240,7 +240,7 @@ def _monitors(
         yield key, schedule["monitor"], schedule.get("mode")
 
 
-def _known_names(
+def known_names(
     callbacks: Iterable[Callback], data: L.LightningDataModule
 ) -> dict[str, bool | None]:
     """Names that a training logs -> whether higher is better."""
@@ -252,6 +252,11 @@ def _known_names(
             for logger in loggers:
                 names |= logger.names(stage)
     return names
+
+
+def logs_known_names_only(callbacks: Iterable[Callback], model: L.LightningModule) -> bool:
+    """Whether no class of the user's own takes part, which may log names of its own."""
+    return all(_is_known(item) for item in (model, *callbacks))
 
 
 def _has_validation(data: L.LightningDataModule) -> bool:

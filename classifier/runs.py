@@ -24,9 +24,12 @@ RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
 LAST = "last.ckpt"
+ERROR = "error.txt"  # what a trial said when it failed
 _TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
 # Set for the further processes of a distributed run, which share the first one's folder.
 _RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
+# Set for a trial of a sweep, which runs in a folder that the sweep made.
+TRIAL_DIR_VARIABLE = "CLASSIFIER_TRIAL_DIR"
 _PACKAGES = (
     "torch", "torchvision", "lightning", "jsonargparse", "timm", "transformers", "albumentations",
     "torchmetrics", "numpy", "pillow", "opencv-python-headless",
@@ -44,6 +47,7 @@ class Result:
         metrics: Final value of every logged metric, by its name.
         monitor: The metric that chose the best checkpoint.
         best_score: Its value there.
+        best_metrics: Every metric as it was when the best checkpoint was written.
         best_checkpoint: Relative to the run folder; None where none was written.
         last_checkpoint: Relative to the run folder.
         checkpoint: What was resumed, evaluated or predicted with.
@@ -64,6 +68,7 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     monitor: str | None = None
     best_score: float | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
     best_checkpoint: str | None = None
     last_checkpoint: str | None = None
     checkpoint: str | None = None
@@ -132,6 +137,9 @@ def create_run(experiment: str, mode: str, started: float) -> Run:
     """
     if int(os.environ.get("LOCAL_RANK", "0")) > 0 and _RUN_DIR_VARIABLE in os.environ:
         return Run(Path(os.environ[_RUN_DIR_VARIABLE]), mode, started)
+    trial = trial_folder()
+    if trial is not None:
+        return Run(trial, mode, started)
     parent = RUNS / slug(experiment)
     when = datetime.now()
     parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +153,15 @@ def create_run(experiment: str, mode: str, started: float) -> Run:
             break
     os.environ[_RUN_DIR_VARIABLE] = str(folder.resolve())
     return Run(folder, mode, started)
+
+
+def trial_folder() -> Path | None:
+    """The folder that this process's run was given, when it is a trial of a sweep."""
+    given = os.environ.get(TRIAL_DIR_VARIABLE)
+    if not given:
+        return None
+    folder = Path(given)
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def slug(name: str) -> str:
@@ -195,6 +212,7 @@ def find_checkpoint(path: str) -> Path:
     found = Path(path)
     if found.is_dir():
         candidates = [found / CHECKPOINTS / BEST, found / CHECKPOINTS / LAST, found / BEST]
+        candidates.append(found / str(_result(found).get("best_checkpoint")))  # a sweep's best
         existing = [candidate for candidate in candidates if candidate.is_file()]
         if not existing:
             raise ConfigError(

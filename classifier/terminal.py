@@ -12,8 +12,6 @@ import warnings
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from classifier.runs import Result
 
 _ADVERTS = (
@@ -128,6 +126,8 @@ def without_traceback(error: Exception) -> str:
 
 def in_plain_words(error: Exception) -> str | None:
     """What a user can do about errors that come from the machine."""
+    import torch
+
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return (

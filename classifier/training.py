@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.predictions import PredictionsWriter
-from classifier.callbacks.recorder import BestLink, EpochLine, RunRecorder
+from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunRecorder
 from classifier.callbacks.table import MetricsTable
 from classifier.checkpoints import WholeFileIO
 from classifier.errors import ConfigError
@@ -147,7 +147,8 @@ def attach_checkpoints(trainer: Any, run: Run) -> None:
     main = next(saver for saver in [*savers, last] if saver.monitor or saver is last)
     for saver in savers:
         _place(saver, run.checkpoints, is_main=saver is main)
-    trainer.callbacks.extend([last, BestLink(main, run.checkpoints)])
+    # Before `last`, whose checkpoint holds what it remembers.
+    trainer.callbacks.extend([BestMetrics(main), last, BestLink(main, run.checkpoints)])
 
 
 def _place(saver: ModelCheckpoint, folder: Path, is_main: bool) -> None:
@@ -239,6 +240,9 @@ def collect(trainer: Any, run: Run) -> None:
     }
     if result.mode != "train":
         return
+    for callback in trainer.callbacks:
+        if isinstance(callback, BestMetrics):
+            result.best_metrics = callback.metrics
     result.num_steps = trainer.global_step
     result.num_epochs = trainer.fit_loop.epoch_progress.current.completed
     for saver in trainer.callbacks:

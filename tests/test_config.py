@@ -7,9 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifier.config import class_paths, merge, override, parse_word, parse_yaml
+from classifier.config import class_paths, parse_word, parse_yaml
 from classifier.errors import ConfigError
 from classifier.runs import slug
+from classifier.trees import merge, override
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,16 @@ FILES = sorted((ROOT / "classifier").rglob("*.py"))
 FLOORS = [
     ["classifier"],
     ["classifier.entry"],
+    ["classifier.warm"],
     ["classifier.execution"],
+    ["classifier.surveying"],
     ["classifier.cli", "classifier.arguments", "classifier.preparing", "classifier.training"],
     ["classifier.explain"],
-    ["classifier.callbacks", "classifier.terminal"],
+    ["classifier.callbacks", "classifier.tuning"],
+    ["classifier.terminal"],
     ["classifier.model", "classifier.data", "classifier.checkpoints"],
     ["classifier.runs", "classifier.importing", "classifier.preprocessing", "classifier.config"],
-    ["classifier.errors", "classifier.files"],
+    ["classifier.errors", "classifier.files", "classifier.trees"],
 ]
 
 

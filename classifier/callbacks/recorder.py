@@ -198,6 +198,55 @@ def _watching(trainer: Any) -> list[Any]:
     return [c for c in trainer.callbacks if isinstance(c, kinds) and c.monitor]
 
 
+class BestMetrics(Checkpoint):
+    """Remembers all metrics as they were when the best checkpoint was written.
+
+    Args:
+        source: The ModelCheckpoint that chooses it.
+    """
+
+    _VALIDATION = "validation_"
+
+    def __init__(self, source: ModelCheckpoint) -> None:
+        self.source = source
+        self.metrics: dict[str, float] = {}
+        self._score: float | None = None
+        self._epoch = -1
+
+    def _look(self, trainer: L.Trainer) -> None:
+        if trainer.sanity_checking or self.source.best_model_score is None:
+            return
+        score = float(self.source.best_model_score)
+        if score != self._score:
+            self._score, self._epoch = score, trainer.current_epoch
+            self.metrics = self._now(trainer, validation=True)
+
+    def _now(self, trainer: L.Trainer, *, validation: bool) -> dict[str, float]:
+        return {
+            name: float(value)
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith(self._VALIDATION) == validation and not name.endswith("_step")
+        }
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the values of the validation."""
+        self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take those of the training, which are complete only now."""
+        self._look(trainer)
+        if self._epoch == trainer.current_epoch:
+            self.metrics = {**self._now(trainer, validation=False), **self.metrics}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints: a resumed training may not find a better epoch."""
+        return {"metrics": self.metrics, "score": self._score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.metrics, self._score = dict(state_dict["metrics"]), state_dict["score"]
+
+
 class BestLink(Checkpoint):
     """Keeps checkpoints/best.ckpt a second name of the user's own best checkpoint.
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from classifier import main
-from classifier.config import override
 from classifier.entry import console
 from classifier.errors import ConfigError
+from classifier.trees import override
 
 MODEL = "model.init_args"
 DATA = "data.init_args"

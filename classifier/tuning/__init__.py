@@ -1,0 +1,1 @@
+"""Sweeps: a search over configurations, one fresh process per trial."""

@@ -1,0 +1,41 @@
+"""The GPUs of a sweep's pool, counted without touching one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from classifier.errors import ConfigError
+from classifier.tuning.settings import Settings
+
+
+def pool_of(settings: Settings) -> tuple[int, ...]:
+    """The GPUs of the pool.
+
+    Raises:
+        ConfigError: `auto` on a machine without any.
+    """
+    if settings.devices is None or isinstance(settings.devices, tuple):
+        return settings.devices or ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        count = len([name for name in visible.split(",") if name.strip()])
+    else:
+        count = len(_listed_gpus())
+    if not count:
+        raise ConfigError(
+            "optuna.devices", "no GPU was found", got="auto",
+            remedy="Write null: trials then take what trainer.accelerator gives them",
+        )  # fmt: skip
+    return tuple(range(count))
+
+
+def _listed_gpus() -> Sequence[str]:
+    """As nvidia-smi lists them; asking torch would start CUDA in the sweep's own process."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    done = subprocess.run([command, "-L"], capture_output=True, text=True, check=False, timeout=60)
+    return [line for line in done.stdout.splitlines() if line.startswith("GPU")]

@@ -1,0 +1,139 @@
+"""What a person sees of a sweep: a live line for each running trial, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from classifier.tuning.settings import Settings
+from classifier.tuning.study import SweepStudy
+
+log = logging.getLogger(__name__)
+
+# Where nobody watches live, a running trial says so often how far it is.
+_PLAIN_SECONDS = 30.0
+_FORMAT = "{desc} |{bar:20}| epoch {n_fmt}/{total_fmt}{postfix}, {remaining} left"
+
+
+@dataclass
+class _Line:
+    started: float
+    said: float
+    slot: int
+    bar: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Progress:
+    """Shows the running trials and how each one ended.
+
+    Args:
+        settings: The section `optuna`.
+        study: Knows the best value so far.
+        max_epochs: Of a training; None where it has no number.
+        num_jobs: Trials at a time.
+    """
+
+    def __init__(
+        self, settings: Settings, study: SweepStudy, max_epochs: int | None, num_jobs: int
+    ) -> None:
+        self.settings = settings
+        self.study = study
+        self.max_epochs = max_epochs
+        self.num_jobs = num_jobs
+        self._live = sys.stderr.isatty()
+        self._lines: dict[int, _Line] = {}
+        self._seconds: list[float] = []
+
+    def started(self, number: int, params: Mapping[str, Any]) -> None:
+        """A trial has begun."""
+        used = {line.slot for line in self._lines.values()}
+        slot = next(i for i in range(len(used) + 1) if i not in used)
+        line = _Line(time.monotonic(), time.monotonic(), slot)
+        if self._live:
+            line.bar = tqdm(
+                total=self.max_epochs, desc=f"trial {number}", position=slot, leave=False,
+                bar_format=_FORMAT, file=sys.stderr,
+            )  # fmt: skip
+        self._lines[number] = line
+        drawn = ", ".join(f"{key} = {_shown(value)}" for key, value in params.items())
+        log.info("trial %d: %s", number, drawn or "the configuration as it is")
+
+    def epoch(self, number: int, epoch: int, value: float) -> None:
+        """A trial has told a value."""
+        line = self._lines[number]
+        metric = f"{self.settings.objective.metric} {value:.4f}"
+        best = self._best()
+        if line.bar is not None:
+            line.bar.set_postfix_str(f"{metric}{best and f', {best}'}", refresh=False)
+            line.bar.n = epoch + 1
+            line.bar.refresh()
+        elif time.monotonic() - line.said >= _PLAIN_SECONDS:
+            line.said = time.monotonic()
+            of = f"/{self.max_epochs}" if self.max_epochs else ""
+            log.info("trial %d: epoch %d%s, %s", number, epoch + 1, of, metric)
+
+    def completed(self, number: int, values: Sequence[float]) -> None:
+        """A trial came to its end."""
+        told = ", ".join(
+            f"{objective.metric} {value:.6g}"
+            for objective, value in zip(self.settings.objectives, values, strict=True)
+        )
+        self._ended(number, f"completed, {told}")
+
+    def pruned(self, number: int) -> None:
+        """A trial was stopped as one of the worse."""
+        self._ended(number, "pruned")
+
+    def failed(self, number: int, reason: str) -> None:
+        """A trial failed."""
+        self._ended(number, f"failed: {reason}", logging.WARNING)
+
+    def interrupted(self, number: int) -> None:
+        """A trial was ended with the sweep."""
+        self._ended(number, "interrupted")
+
+    def _ended(self, number: int, how: str, level: int = logging.INFO) -> None:
+        line = self._lines.pop(number, None)
+        if line is not None:
+            self._seconds.append(time.monotonic() - line.started)
+            if line.bar is not None:
+                line.bar.close()
+        ended = len(self.study.counted()) - len(self._lines)
+        parts = [f"trial {number} {how}", self._best(), f"{ended} of {self.settings.n_trials}"]
+        left = self._left(self.settings.n_trials - ended)
+        log.log(level, "%s", "; ".join(part for part in [*parts, left] if part))
+
+    def _best(self) -> str:
+        if len(self.settings.objectives) > 1:
+            return ""
+        best = self.study.best()
+        return f"best {best.value:.6g} (trial {best.number})" if best is not None else ""
+
+    def _left(self, trials: int) -> str:
+        if trials <= 0 or not self._seconds:
+            return ""
+        seconds = trials * sum(self._seconds) / len(self._seconds) / self.num_jobs
+        return f"about {_duration(seconds)} left"
+
+    def close(self) -> None:
+        """Take the live lines away."""
+        for line in self._lines.values():
+            if line.bar is not None:
+                line.bar.close()
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

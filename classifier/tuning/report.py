@@ -1,0 +1,160 @@
+"""report/index.html: a sweep on one page that carries all that it shows."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from optuna.trial import FrozenTrial, TrialState
+
+from classifier.files import write_text
+from classifier.tuning.plots import short_names
+from classifier.tuning.study import REASON, RETRY_OF, SweepStudy, was_interrupted
+from classifier.tuning.summary import SweepResult, epochs_of
+
+# Nothing is loaded and nothing runs, whatever an error text or a class name says.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ result.study_name }}</title>
+<style>
+  body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 70rem; color: #222;
+    background: #fff; font: 15px/1.5 system-ui, "Segoe UI", Arial, sans-serif; }
+  h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere; }
+  h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
+  .facts { color: #555; }
+  .verdict { margin: 1.2rem 0; padding: .5rem 1.1rem; background: #f0f6fb;
+    border-left: 5px solid #0072b2; }
+  .verdict p:first-child { font-size: 1.1rem; font-weight: 600; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; font-size: .86rem; }
+  th, td { padding: .25rem .7rem; border-bottom: 1px solid #e2e2e2; text-align: left; }
+  thead th { border-bottom: 2px solid #999; vertical-align: bottom; }
+  td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+  td.t { min-width: 18rem; max-width: 30rem; overflow-wrap: anywhere; }
+  tr.best td { background: #fdf0e6; font-weight: 600; }
+  tr.dim td { color: #777; }
+  img { display: block; max-width: 100%; }
+</style>
+</head>
+<body>
+<h1>{{ result.study_name }}</h1>
+<p class="facts">{{ objectives }}. {{ counts }} of {{ result.n_trials }} trials.</p>
+{% if result.verdict %}<div class="verdict">
+{% for line in result.verdict %}<p>{{ line }}</p>
+{% endfor %}</div>{% endif %}
+{% if chosen %}<h2>{{ "The Pareto front" if result.pareto_trials else "The best trial" }}</h2>
+<div class="scroll"><table>
+<thead><tr><th>key</th>{% for column in chosen %}<th>{{ column.title }}</th>{% endfor %}</tr>
+</thead>
+<tbody>{% for key in keys %}
+<tr><td>{{ key }}</td>{% for column in chosen %}<td class="n">{{ column.cells[key] }}</td>
+{% endfor %}</tr>{% endfor %}</tbody>
+</table></div>{% endif %}
+{% for title, source in pictures.items() %}<h2>{{ title }}</h2>
+<img alt="{{ title }}" src="{{ source }}">
+{% endfor %}
+<h2>All trials</h2>
+<div class="scroll"><table>
+<thead><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in rows %}
+<tr class="{{ row.kind }}">{% for cell in row.cells %}<td class="n">{{ cell }}</td>{% endfor %}
+<td class="t">{{ row.reason }}</td></tr>{% endfor %}</tbody>
+</table></div>
+</body>
+</html>
+"""
+
+
+def write_report(
+    study: SweepStudy, result: SweepResult, folder: Path, plots: Mapping[str, Path]
+) -> Path:
+    """Write index.html.
+
+    Args:
+        study: As far as it has come.
+        result: Its summary.
+        folder: Where the page goes; it exists.
+        plots: Title -> PNG file.
+    """
+    settings = study.settings
+    metrics = [objective.metric for objective in settings.objectives]
+    names = short_names(list(settings.space.parameters))
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
+    text = page.render(
+        result=result,
+        objectives=", ".join(f"{o.metric} {o.direction}d" for o in settings.objectives),
+        counts=_counts(result),
+        keys=[*metrics, *settings.space.parameters],
+        chosen=_chosen(study, result),
+        pictures={title: _as_data(file) for title, file in plots.items()},
+        header=["trial", "state", *metrics, *names.values(), "epochs", "seconds", "remark"],
+        rows=[_row(trial, study, result) for trial in study.trials()],
+    )
+    file = folder / "index.html"
+    write_text(file, text)
+    return file
+
+
+def _counts(result: SweepResult) -> str:
+    counts = {
+        "complete": result.num_complete, "pruned": result.num_pruned,
+        "failed": result.num_failed, "to be repeated": result.num_interrupted,
+    }  # fmt: skip
+    return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "0"
+
+
+def _chosen(study: SweepStudy, result: SweepResult) -> list[dict[str, Any]]:
+    """The best trial, or those of the front, and the default beside them."""
+    trials = study.trials()
+    titles = {number: f"trial {number}" for number in result.pareto_trials}
+    if result.best_trial is not None:
+        titles[result.best_trial] = f"best: trial {result.best_trial}"
+    if result.default_trial is not None:
+        same = titles.get(result.default_trial)
+        titles[result.default_trial] = f"{same}, default" if same else "default"
+    return [
+        {"title": title, "cells": _cells(trials[number], study)} for number, title in titles.items()
+    ]
+
+
+def _cells(trial: FrozenTrial, study: SweepStudy) -> dict[str, str]:
+    """Metrics and parameters of a trial as text."""
+    metrics = [objective.metric for objective in study.settings.objectives]
+    values: Sequence[Any] = trial.values or [""] * len(metrics)
+    params = {
+        key: _shown(trial.params[key]) if key in trial.params else ""
+        for key in study.settings.space.parameters
+    }
+    return {**dict(zip(metrics, map(_shown, values), strict=True)), **params}
+
+
+def _row(trial: FrozenTrial, study: SweepStudy, result: SweepResult) -> dict[str, Any]:
+    duration = trial.duration
+    seconds = f"{duration.total_seconds():.1f}" if duration is not None else ""
+    best = trial.number == result.best_trial or trial.number in result.pareto_trials
+    state = "interrupted" if was_interrupted(trial) else trial.state.name.lower()
+    repeats = f"repeats trial {trial.user_attrs[RETRY_OF]}" if RETRY_OF in trial.user_attrs else ""
+    return {
+        "kind": "best" if best else "" if trial.state is TrialState.COMPLETE else "dim",
+        "cells": [
+            trial.number, "failed" if state == "fail" else state, *_cells(trial, study).values(),
+            epochs_of(trial), seconds,
+        ],
+        "reason": trial.user_attrs.get(REASON, repeats),
+    }  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _as_data(file: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -1,0 +1,215 @@
+"""Where a study is kept, and how several drivers share it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+
+from classifier.errors import ConfigError, RunError
+
+log = logging.getLogger(__name__)
+
+# A driver on another host that was silent for so long is taken for dead.
+BEAT_SECONDS = 20
+_GRACE_SECONDS = 120
+_PATIENCE_SECONDS = 600.0
+_RETRY_SECONDS = 2.0
+_OUTAGES = (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+
+T = TypeVar("T")
+
+
+class Storage:
+    """A storage of Optuna, opened for one driver.
+
+    SQLite belongs to one driver at a time. PostgreSQL and MySQL are shared: what must not happen
+    twice happens under a lock of the database, which the database takes back when a driver dies.
+
+    Args:
+        url: Of SQLAlchemy, secrets included.
+        study_name: The study that this driver works on.
+        folder: Of the study; its drivers are known by files there.
+
+    Raises:
+        ConfigError: the storage cannot be opened, or another sweep works on it.
+    """
+
+    def __init__(self, url: str, study_name: str, folder: Path) -> None:
+        self.url = sqlalchemy_url(url)
+        self.study_name = study_name
+        self.folder = folder
+        self.is_shared = self.url.get_backend_name() != "sqlite"
+        self.presence = self._appear()
+        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
+        self._lock_engine = engine if self.is_shared else None
+        try:
+            with self.locked(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self.optuna = RDBStorage(
+                    url,
+                    engine_kwargs={"pool_pre_ping": True} if self.is_shared else None,
+                    heartbeat_interval=BEAT_SECONDS if self.is_shared else None,
+                    grace_period=_GRACE_SECONDS if self.is_shared else None,
+                )
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
+            self.close()
+            raise ConfigError(
+                "optuna.storage", f"cannot be opened ({self._without_secret(error)})",
+                got=self.url.render_as_string(hide_password=True),
+                remedy="Start the database, or correct the URL",
+            ) from None  # fmt: skip
+
+    def _appear(self) -> FileLock:
+        """Take a lock that the system gives back when this process ends, however it does."""
+        if self.is_shared:
+            drivers = self.folder / "drivers"
+            drivers.mkdir(parents=True, exist_ok=True)
+            file = drivers / f"{socket.gethostname()}.{uuid.uuid4().hex[:12]}.lock"
+        else:
+            database = Path(self.url.database or "study.db")
+            database.parent.mkdir(parents=True, exist_ok=True)
+            file = database.with_name(f".{database.name}.lock")
+        lock = FileLock(str(file), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(
+                "optuna.storage", "another sweep is working on this study",
+                got=self.url.render_as_string(hide_password=True),
+                remedy="Wait for it, or let several share a PostgreSQL storage",
+            ) from None  # fmt: skip
+        return lock
+
+    @property
+    def driver(self) -> str:
+        """This driver's name, unlike any other's."""
+        return Path(self.presence.lock_file).name
+
+    def is_dead(self, driver: str | None) -> bool:
+        """Whether the driver of a running trial is known to be gone.
+
+        Args:
+            driver: Its name; None when it died before it could give it. This driver's own, for a
+                trial that it does not know of: the database was lost while it was begun.
+        """
+        if driver is None or not self.is_shared or driver == self.driver:
+            return True
+        file = self.folder / "drivers" / driver
+        if not driver.startswith(f"{socket.gethostname()}.") or not file.exists():
+            return False  # on another machine: its heart beat tells
+        try:
+            with FileLock(str(file), timeout=0):
+                file.unlink(missing_ok=True)
+        except Timeout:
+            return False
+        return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within the block no other driver of this study is in such a block."""
+        if self._lock_engine is None:
+            yield
+            return
+        number = int.from_bytes(hashlib.sha256(self.study_name.encode()).digest()[:7], "big")
+        backend = self.url.get_backend_name()
+        with self._lock_engine.connect() as connection:
+            if backend == "postgresql":
+                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({number})"))
+            elif backend in ("mysql", "mariadb"):
+                connection.execute(sqlalchemy.text(f"SELECT GET_LOCK('sweep-{number}', 600)"))
+            yield  # the lock ends with the connection
+
+    def beat(self, trial_ids: list[int]) -> None:
+        """Tell the other drivers that these trials are alive."""
+        if self.is_shared:
+            for trial_id in trial_ids:
+                self.optuna.record_heartbeat(trial_id)
+
+    def fail_stale(self, study: optuna.Study) -> None:
+        """Fail the running trials of drivers that have been silent for too long."""
+        if self.is_shared:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                optuna.storages.fail_stale_trials(study)
+
+    def patiently(self, action: Callable[[], T], given_up: Callable[[], bool]) -> T:
+        """Do something with the database; when it is out of reach, wait for it.
+
+        Args:
+            action: May be repeated.
+            given_up: Whether nobody wants to wait any more.
+
+        Raises:
+            RunError: it stayed out of reach.
+        """
+        until = time.monotonic() + _PATIENCE_SECONDS
+        told = False
+        while True:
+            try:
+                return action()
+            except _OUTAGES as error:
+                if given_up() or time.monotonic() > until:
+                    reason = self._without_secret(error)
+                    raise RunError(f"the study's storage is out of reach: {reason}") from None
+                if not told:
+                    log.warning(
+                        "the study's storage is out of reach (%s); waiting for it",
+                        self._without_secret(error),
+                    )
+                    told = True
+                time.sleep(_RETRY_SECONDS)
+
+    def _without_secret(self, error: Exception) -> str:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        original = getattr(cause, "orig", None) or cause or error
+        text = " ".join(str(original).split())[:300]
+        secret = self.url.password
+        return text.replace(str(secret), "***") if secret else text
+
+    def close(self) -> None:
+        """Let go of the study."""
+        storage = getattr(self, "optuna", None)
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
+        file = Path(self.presence.lock_file)
+        self.presence.release()
+        if self.is_shared and file.exists():
+            os.unlink(file)
+
+
+def sqlalchemy_url(url: str) -> sqlalchemy.URL:
+    """A storage URL in its parts.
+
+    Raises:
+        ConfigError: it is no URL of a database that SQLAlchemy knows, or a driver is missing.
+    """
+    try:
+        parsed = sqlalchemy.make_url(url)
+        parsed.get_dialect().import_dbapi()
+    except sqlalchemy.exc.ArgumentError:
+        raise ConfigError(
+            "optuna.storage", "is no database URL",
+            remedy="Write sqlite:///path/study.db or postgresql://host/database, or null",
+        ) from None  # fmt: skip
+    except ImportError as error:
+        raise ConfigError(
+            "optuna.storage", f"the database's driver is not installed ({error.name})",
+            got=parsed.render_as_string(hide_password=True), remedy=f"pip install {error.name}",
+        ) from None  # fmt: skip
+    return parsed

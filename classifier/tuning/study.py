@@ -1,0 +1,348 @@
+"""The study: who runs which trial, exactly n_trials times, whatever dies on the way."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna import Trial
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.samplers import BruteForceSampler, GridSampler, RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from classifier.errors import ConfigError
+from classifier.tuning.plugins import build_pruner, build_sampler, seed_for
+from classifier.tuning.settings import Settings
+from classifier.tuning.storage import Storage
+
+log = logging.getLogger(__name__)
+
+# A trial that got no further in so many crashes of its driver is given up: it may be their cause.
+_MOST_CRASHES = 10
+_SWEEP, _CONFIG, _EXHAUSTED = "sweep", "config", "exhausted"  # user attributes of the study
+DEFAULT, DRIVER, FIRST, INTERRUPTED = "default", "driver", "first", "interrupted"  # of a trial
+LOG_TAIL, REASON, RETRY_OF = "log_tail", "reason", "retry_of"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this driver shall run.
+
+    Args:
+        trial: Of the study, running.
+        params: Its stored values by dotted key.
+        retry_of: The interrupted trials that this one repeats, newest first.
+    """
+
+    trial: Trial
+    params: Mapping[str, Any]
+    retry_of: tuple[int, ...]
+
+
+class SweepStudy:
+    """A study of Optuna that only this driver, or drivers that keep the same rules, touch.
+
+    A failed trial without a reason was interrupted: by the user, or by the death of its driver. It
+    is queued once more, as a new trial that names it, and from then on only the new one counts.
+
+    Args:
+        settings: The section `optuna`.
+        storage: Opened.
+        config: The resolved configuration, which the study's trials vary.
+        first: Values, and user attributes, of the trials that the study begins with.
+        given_up: Whether the user has asked to end.
+
+    Raises:
+        ConfigError: the study has another direction, metric or search space.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        config: Mapping[str, Any],
+        first: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.settings = settings
+        self.storage = storage
+        self.seed = int(config.get("seed_everything") or 0)
+        self.first = first
+        self.running: set[int] = set()
+        self._queued: set[int] = set()
+        self._given_up = given_up
+        with storage.locked():
+            self.study = self._open()
+            # Samplers that have tried everything call it, and it works within optimize() only.
+            self.study.stop = self._note_exhausted  # type: ignore[method-assign]
+            self._check_unchanged(config)
+
+    def _open(self) -> optuna.Study:
+        directions = [StudyDirection[o.direction.upper()] for o in self.settings.objectives]
+        arguments: dict[str, Any] = {
+            "study_name": self.settings.study_name,
+            "storage": self.storage.optuna,
+            "pruner": build_pruner(self.settings.pruner),
+        }
+        try:
+            return optuna.create_study(directions=directions, **arguments)
+        except DuplicatedStudyError:
+            return optuna.load_study(**arguments)
+
+    def _check_unchanged(self, config: Mapping[str, Any]) -> None:
+        now = {
+            "objectives": [[o.metric, o.direction] for o in self.settings.objectives],
+            "search_spaces": self.settings.space.described(),
+        }
+        attributes = self.study.user_attrs
+        before = attributes.get(_SWEEP)
+        if before is None:
+            self._check_directions()
+            self.study.set_user_attr(_SWEEP, now)
+            self.study.set_user_attr(_CONFIG, dict(config))
+            return
+        changes = list(_differences(before, now, "optuna"))
+        if changes:
+            raise ConfigError(
+                "optuna.study_name", f"the study {self.settings.study_name} was begun with other "
+                f"settings: {'; '.join(changes)}",
+                remedy="Use a new study_name, or put the settings back",
+            )  # fmt: skip
+        changes = list(_differences(attributes.get(_CONFIG, {}), config, ""))
+        if changes:
+            log.warning(
+                "the configuration has changed since the study began, so its trials may not "
+                "compare: %s", "; ".join(changes),
+            )  # fmt: skip
+
+    def _check_directions(self) -> None:
+        """A study that another program began."""
+        wanted = [StudyDirection[o.direction.upper()] for o in self.settings.objectives]
+        if self.study.directions != wanted:
+            names = ", ".join(direction.name.lower() for direction in self.study.directions)
+            raise ConfigError(
+                "optuna.direction", f"the study {self.settings.study_name} has: {names}",
+                got=", ".join(o.direction for o in self.settings.objectives),
+                remedy="Use a new study_name",
+            )  # fmt: skip
+
+    def _note_exhausted(self) -> None:
+        self.study.set_user_attr(_EXHAUSTED, True)
+
+    # Claiming
+
+    def claim(self) -> Claim | None:
+        """The next trial for this driver; None when all n_trials are done or being done."""
+        return self.storage.patiently(self._claim, self._given_up)
+
+    def _claim(self) -> Claim | None:
+        with self.storage.locked():
+            trials = self._mend()
+            if self._queue_first(trials):
+                trials = self.trials()
+            if len(list(_counted(trials))) >= self.settings.n_trials:
+                return None
+            waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
+            if not waiting and self.study.user_attrs.get(_EXHAUSTED):
+                log.info("the sampler has tried everything that there is to try")
+                return None
+            number = min(waiting) if waiting else len(trials)
+            self.study.sampler = build_sampler(
+                self.settings.sampler,
+                seed_for(self.settings.sampler, self.seed, number),
+                conditional=self.settings.space.is_conditional,
+            )
+            trial = self.study.ask()
+            if self.storage.is_shared:
+                trial.set_user_attr(DRIVER, self.storage.driver)
+                self.storage.beat([trial._trial_id])
+            self.running.add(trial.number)
+            if waiting:
+                self._queued.add(trial.number)
+        return Claim(trial, self._draw(trial), tuple(_chain(trial.user_attrs, trials)))
+
+    def _queue_first(self, trials: list[FrozenTrial]) -> bool:
+        queued = {trial.user_attrs.get(FIRST) for trial in trials}
+        missing = [index for index in range(len(self.first)) if index not in queued]
+        for index in missing:
+            params, attributes = self.first[index]
+            self.study.enqueue_trial(dict(params), user_attrs={FIRST: index, **attributes})
+        return bool(missing)
+
+    def _draw(self, trial: Trial) -> dict[str, Any]:
+        fixed = trial.user_attrs.get(FIRST)
+        # The configuration's own values may lie outside of the space: those are not drawn.
+        only = self.first[fixed][0] if fixed is not None else None
+        with warnings.catch_warnings():
+            # Values that somebody else queued may lie outside; `misfits` tells of them.
+            warnings.simplefilter("ignore")
+            return self.settings.space.suggest(trial, only)
+
+    def misfits(self, claim: Claim) -> list[str]:
+        """Keys of a trial queued by another program that are unknown or lie outside."""
+        frozen = self.trials()[claim.trial.number]
+        fixed = frozen.system_attrs.get("fixed_params", {})
+        space = self.settings.space.parameters
+        unknown = [key for key in fixed if key not in space]
+        return unknown + [key for key, value in claim.params.items() if not space[key].holds(value)]
+
+    def _mend(self) -> list[FrozenTrial]:
+        """Fail what dead drivers left running, and queue once more what was interrupted."""
+        self.storage.beat([t._trial_id for t in self.trials() if t.number in self.running])
+        for trial in self.trials():
+            foreign = trial.state is TrialState.RUNNING and trial.number not in self.running
+            if foreign and self.storage.is_dead(trial.user_attrs.get(DRIVER)):
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        self.storage.fail_stale(self.study)
+        trials = self.trials()
+        superseded = _superseded(trials)
+        for trial in trials:
+            lost = was_interrupted(trial) and trial.number not in superseded
+            if lost and _crashes(trial, trials) < _MOST_CRASHES:
+                self._queue_again(trial)
+        return self.trials()
+
+    def _queue_again(self, trial: FrozenTrial) -> None:
+        log.info("trial %d was interrupted: it runs again", trial.number)
+        kept = {k: v for k, v in trial.user_attrs.items() if k in (DEFAULT, FIRST)}
+        self.study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number, **kept})
+
+    def queue_interrupted(self) -> None:
+        """Queue interrupted trials again, for the next start."""
+        with self.storage.locked():
+            self._mend()
+
+    # Telling
+
+    def report(self, trial: Trial, epoch: int, value: float) -> bool:
+        """Tell an intermediate value.
+
+        Returns:
+            Whether the trial shall be pruned.
+        """
+
+        def tell() -> bool:
+            if len(self.settings.objectives) > 1:
+                return False
+            trial.report(value, epoch)
+            return trial.should_prune()
+
+        return bool(self._telling(trial, tell, False))
+
+    def complete(self, trial: Trial, values: tuple[float, ...]) -> None:
+        """The trial came to its end with finite values."""
+        self._finish(trial, lambda: self.study.tell(trial, list(values)))
+
+    def prune(self, trial: Trial) -> None:
+        """The trial was stopped as one of the worse."""
+        self._finish(trial, lambda: self.study.tell(trial, state=TrialState.PRUNED))
+
+    def fail(self, trial: Trial, reason: str, log_tail: str) -> None:
+        """The trial failed for a reason of its own."""
+
+        def tell() -> None:
+            trial.set_user_attr(REASON, reason)
+            trial.set_user_attr(LOG_TAIL, log_tail)
+            self.study.tell(trial, state=TrialState.FAIL)
+
+        self._finish(trial, tell)
+
+    def interrupt(self, trial: Trial) -> None:
+        """The trial was ended with its driver; it will be queued again."""
+
+        def tell() -> None:
+            trial.set_user_attr(INTERRUPTED, True)
+            self.study.tell(trial, state=TrialState.FAIL)
+
+        self._finish(trial, tell)
+
+    def _finish(self, trial: Trial, tell: Callable[[], Any]) -> None:
+        finite = isinstance(self.study.sampler, GridSampler | BruteForceSampler)
+        if trial.number in self._queued and finite:
+            # They ask every finished trial for its place in their grid; a queued one has none.
+            self.study.sampler = RandomSampler()
+        self._telling(trial, tell, None)
+        self.running.discard(trial.number)
+
+    def _telling(self, trial: Trial, tell: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return self.storage.patiently(tell, self._given_up)
+        except (UpdateFinishedTrialError, ValueError):
+            if self.study.get_trials(deepcopy=False)[trial.number].state is TrialState.RUNNING:
+                raise
+            log.warning("trial %d was ended by another driver meanwhile", trial.number)
+            return otherwise
+
+    def beat(self) -> None:
+        """Tell other drivers that this one lives."""
+        ids = [t._trial_id for t in self.trials() if t.number in self.running]
+        self.storage.patiently(lambda: self.storage.beat(ids), self._given_up)
+
+    # Reading
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def best(self) -> FrozenTrial | None:
+        """The best complete trial; None before the first, and with several objectives."""
+        complete = [t for t in self.trials() if t.state is TrialState.COMPLETE]
+        if not complete or len(self.settings.objectives) > 1:
+            return None
+        sign = 1.0 if self.settings.objective.direction == "maximize" else -1.0
+        return max(complete, key=lambda trial: sign * float(trial.values[0]))
+
+    def counted(self) -> list[FrozenTrial]:
+        """The trials that make up n_trials: begun, and not superseded by a repetition."""
+        return list(_counted(self.trials()))
+
+
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its driver and not for a reason of its own."""
+    return trial.state is TrialState.FAIL and REASON not in trial.user_attrs
+
+
+def _superseded(trials: list[FrozenTrial]) -> set[int]:
+    return {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
+
+
+def _counted(trials: list[FrozenTrial]) -> Iterator[FrozenTrial]:
+    superseded = _superseded(trials)
+    for trial in trials:
+        if trial.state is not TrialState.WAITING and trial.number not in superseded:
+            yield trial
+
+
+def _chain(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> Iterator[int]:
+    """The numbers of the trials that one repeats, newest first."""
+    number = attributes.get(RETRY_OF)
+    while number is not None:
+        yield number
+        number = trials[number].user_attrs.get(RETRY_OF)
+
+
+def _crashes(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
+    """How often in a row a trial's driver died without an epoch more than the time before."""
+    count = 0
+    for number in _chain({RETRY_OF: trial.number}, trials):
+        this = trials[number]
+        before = this.user_attrs.get(RETRY_OF)
+        epochs = [len(t.intermediate_values) for t in (this, trials[before or 0])]
+        if this.user_attrs.get(INTERRUPTED) or (before is not None and epochs[0] > epochs[1]):
+            break
+        count += 1
+    return count
+
+
+def _differences(before: Any, now: Any, key: str) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys([*before, *now]):
+            here = f"{key}.{name}" if key else str(name)
+            yield from _differences(before.get(name), now.get(name), here)
+    elif before != now:
+        yield f"{key} was {before!r} and is {now!r}"

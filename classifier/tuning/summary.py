@@ -1,0 +1,210 @@
+"""What a sweep leaves to its users: trials.csv, best_config.yaml, result.json, report/."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from classifier.files import replacing, write_text
+from classifier.runs import BEST, CHECKPOINTS, Result
+from classifier.tuning.settings import Settings
+from classifier.tuning.study import DEFAULT, REASON, RETRY_OF, SweepStudy, was_interrupted
+
+log = logging.getLogger(__name__)
+
+TRIALS = "trials"
+BEST_CONFIG = "best_config.yaml"
+
+
+@dataclass
+class SweepResult(Result):
+    """What a sweep came to: returned by `main`, and the content of the study folder's result.json.
+
+    `metrics`, `best_score` and `best_checkpoint` are those of the best trial; with several
+    objectives they are left open.
+
+    Args:
+        study_name: Name of the study.
+        n_trials: Trials in total that were asked for.
+        num_complete: Trials with a value.
+        num_pruned: Trials that were stopped early.
+        num_failed: Trials that failed for a reason of their own.
+        num_interrupted: Interrupted trials that were not repeated yet.
+        best_trial: Its number; None with several objectives, and without a complete trial.
+        best_params: Dotted key -> stored value of the best trial.
+        best_configs: Files, relative to the study folder; one for each Pareto point.
+        pareto_trials: Numbers of the trials on the front, with several objectives.
+        default_trial: The trial of the configuration's own values, once it is complete.
+        default_metrics: Objective -> its value.
+        verdict: What can honestly be said of the best trial against the default.
+    """
+
+    study_name: str = ""
+    n_trials: int = 0
+    num_complete: int = 0
+    num_pruned: int = 0
+    num_failed: int = 0
+    num_interrupted: int = 0
+    best_trial: int | None = None
+    best_params: dict[str, Any] = field(default_factory=dict)
+    best_configs: list[str] = field(default_factory=list)
+    pareto_trials: list[int] = field(default_factory=list)
+    default_trial: int | None = None
+    default_metrics: dict[str, float] = field(default_factory=dict)
+    verdict: list[str] = field(default_factory=list)
+
+
+def summarise(study: SweepStudy, folder: Path) -> SweepResult:
+    """Count and find the best.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+    """
+    settings = study.settings
+    trials = study.counted()
+    result = SweepResult("sweep", folder.as_posix(), status="completed")
+    result.study_name, result.n_trials = settings.study_name, settings.n_trials
+    result.seed = study.seed
+    result.num_complete = sum(t.state is TrialState.COMPLETE for t in trials)
+    result.num_pruned = sum(t.state is TrialState.PRUNED for t in trials)
+    given_up = sum(was_interrupted(t) for t in trials)
+    result.num_failed = sum(t.state is TrialState.FAIL for t in trials) - given_up
+    result.num_interrupted = given_up + sum(
+        t.state is TrialState.WAITING and RETRY_OF in t.user_attrs for t in study.trials()
+    )
+    best = study.best()
+    if best is not None:
+        result.best_trial = best.number
+        result.best_params = dict(best.params)
+        result.metrics = values_of(best, settings)
+        result.monitor, result.best_score = settings.objective.metric, float(best.values[0])
+        file = folder / TRIALS / f"{best.number:04d}" / CHECKPOINTS / BEST
+        if file.is_file():
+            result.best_checkpoint = file.relative_to(folder).as_posix()
+    if len(settings.objectives) > 1 and result.num_complete:
+        result.pareto_trials = sorted(trial.number for trial in study.study.best_trials)
+    for trial in trials:
+        if trial.user_attrs.get(DEFAULT) and trial.state is TrialState.COMPLETE:
+            result.default_trial = trial.number
+            result.default_metrics = values_of(trial, settings)
+    return result
+
+
+def values_of(trial: FrozenTrial, settings: Settings) -> dict[str, float]:
+    """Objective -> value of a complete trial."""
+    names = [objective.metric for objective in settings.objectives]
+    return dict(zip(names, map(float, trial.values), strict=True))
+
+
+def write_trials(study: SweepStudy, result: SweepResult, file: Path) -> None:
+    """Write trials.csv: a row for every trial, interrupted ones included, by number."""
+    settings = study.settings
+    metrics = [objective.metric for objective in settings.objectives]
+    keys = list(settings.space.parameters)
+    best = set(result.pareto_trials) | {result.best_trial}
+    with (
+        replacing(file) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(
+            ["number", "state", *metrics, *(f"params_{key}" for key in keys), "is_best",
+             "epochs", "seconds", "retry_of", "reason"]
+        )  # fmt: skip
+        for trial in study.trials():
+            values = trial.values or [""] * len(metrics)
+            duration = trial.duration
+            interrupted = "interrupted" if was_interrupted(trial) else ""
+            writer.writerow(
+                [trial.number, trial.state.name, *values]
+                + ["" if trial.params.get(key) is None else trial.params[key] for key in keys]
+                + [trial.number in best, epochs_of(trial)]
+                + ["" if duration is None else f"{duration.total_seconds():.2f}"]
+                + [trial.user_attrs.get(RETRY_OF, "")]
+                + [trial.user_attrs.get(REASON, interrupted)]
+            )
+
+
+def epochs_of(trial: FrozenTrial) -> int | str:
+    """Epochs that told a value; empty where none did."""
+    return max(trial.intermediate_values) + 1 if trial.intermediate_values else ""
+
+
+def write_best_configs(
+    study: SweepStudy,
+    result: SweepResult,
+    folder: Path,
+    write_config: Callable[[Path, Mapping[str, Any], str], None],
+    best: int | None = None,
+) -> None:
+    """Write the configuration of the best trial, or of every Pareto point, ready to train.
+
+    Args:
+        study: The study.
+        result: Gets the names of the files.
+        folder: Of the study.
+        write_config: Writes a configuration, given its path, values and a heading.
+        best: The trial to write in place of the best one.
+    """
+    chosen = result.best_trial if best is None else best
+    files = {number: f"best_config_{number:04d}.yaml" for number in result.pareto_trials}
+    if chosen is not None:
+        files = {chosen: BEST_CONFIG}
+    if files:
+        for stale in folder.glob("best_config*.yaml"):
+            if stale.name not in files.values():
+                stale.unlink()
+    trials = study.trials()
+    for number, name in files.items():
+        told = ", ".join(
+            f"{k} {v:.6g}" for k, v in values_of(trials[number], study.settings).items()
+        )
+        heading = f"Trial {number} of the study {study.settings.study_name}: {told}."
+        write_config(folder / name, trials[number].params, "\n".join([heading, *result.verdict]))
+    result.best_configs = list(files.values())
+
+
+def write_result(result: SweepResult, folder: Path) -> None:
+    """Write result.json."""
+    write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+
+
+def write_pictures(study: SweepStudy, result: SweepResult, folder: Path) -> None:
+    """Write report/: plots and a page that shows them.
+
+    Nothing depends on them: what goes wrong here is told, and the sweep's result stands.
+    """
+    from classifier.tuning.plots import write_plots
+    from classifier.tuning.report import write_report
+
+    report = folder / "report"
+    report.mkdir(exist_ok=True)
+    try:
+        write_report(study, result, report, write_plots(study, report))
+    except Exception:
+        log.exception("the report could not be drawn")
+
+
+def compared_once(settings: Settings, result: SweepResult) -> Sequence[str]:
+    """What one run of each says: nothing that could be relied on."""
+    if result.best_trial is None:
+        return []
+    metric = settings.objective.metric
+    best, default = result.metrics[metric], result.default_metrics.get(metric)
+    if default is None:
+        return [f"{metric}: {best:.6g} in trial {result.best_trial}; the default has no value."]
+    if best == default:
+        return [f"{metric}: no trial beat the default's {default:.6g}."]
+    return [
+        f"{metric}: {best:.6g} in trial {result.best_trial}, {default:.6g} for the default, one "
+        "run each: the best of many runs looks better than it is. "
+        "optuna.confirm repeats both over seeds."
+    ]

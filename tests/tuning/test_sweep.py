@@ -1,0 +1,478 @@
+"""Whole sweeps over a fake training: nothing is lost, nothing runs twice, every fault is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from tests.tuning.conftest import SECRET, SPACE, Sweep, shared_trials, starts, study, tree
+from tests.tuning.fake_training import curve
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def read_table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def counted(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+    """Trials that stand for themselves: begun, and not repeated by another one."""
+    repeated = {trial.user_attrs.get("retry_of") for trial in trials}
+    return [t for t in trials if t.number not in repeated and t.state.is_finished()]
+
+
+def test_sweep_leaves_everything_that_the_contract_names(run_sweep: Any, workplace: Path) -> None:
+    code, out, err = run_sweep(tree(n_trials=12), "pictures")
+    assert code == 0, err
+    folder = workplace / "runs" / "study"
+    assert out.splitlines()[0] == out.splitlines()[-1] == "runs/study"
+    assert "optuna-dashboard" in err
+    found = study(workplace)
+    assert [t.number for t in found.trials] == list(range(12))
+    assert found.trials[0].params == {"model.x": 0.9}  # the configuration's own
+    best = yaml.safe_load((folder / "best_config.yaml").read_text())
+    assert best["model"]["x"] == found.best_params["model.x"]
+    assert "optuna" not in best
+    rows = read_table(folder / "trials.csv")
+    assert [int(row["number"]) for row in rows] == list(range(12))
+    assert [row["is_best"] for row in rows].index("True") == found.best_trial.number
+    for trial in found.trials:
+        if trial.state is TrialState.COMPLETE:
+            assert trial.value == pytest.approx(curve(trial.params["model.x"], 3))
+        config = yaml.safe_load((folder / f"trials/{trial.number:04d}/config.yaml").read_text())
+        assert config["model"]["x"] == trial.params["model.x"]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "completed"
+    assert result["best_score"] == found.best_value
+    names = {file.name for file in (folder / "report").iterdir()}
+    assert {"index.html", "history.png", "importance.png", "parallel_coordinates.png"} <= names
+    assert "intermediate_values.png" in names
+
+
+def test_pruning_decisions_are_those_of_optuna_in_one_process(
+    run_sweep: Any, workplace: Path
+) -> None:
+    pruner = {"class_path": "MedianPruner", "init_args": {"n_startup_trials": 2}}
+    content = tree(n_trials=15, pruner=pruner)
+    content["trainer"]["pause"] = 0.01
+    assert run_sweep(content)[0] == 0
+    swept = study(workplace).trials
+    alone = optuna.create_study(
+        direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2)
+    )
+    for trial in swept:
+        alone.enqueue_trial(trial.params)
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("model.x", 0.0, 1.0)
+        for epoch in range(4):
+            trial.report(curve(x, epoch), epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return curve(x, 3)
+
+    alone.optimize(objective, n_trials=15)
+    assert [t.state for t in swept] == [t.state for t in alone.trials]
+    assert [t.intermediate_values for t in swept] == [t.intermediate_values for t in alone.trials]
+    assert TrialState.PRUNED in {t.state for t in swept}
+    assert [t.value for t in swept] == [t.value for t in alone.trials]
+
+
+REASONS = {
+    "killed": "killed by SIGKILL",
+    "error": "exit code 1: model.x: is broken.",
+    "traceback": "exit code 1: RuntimeError: the roof is on fire",
+    "silent": "exit code 0, but there is no result.json",
+    "nan": "validation_f1_score is None, which is not finite",
+    "garbage": "exit code 0, but result.json is no JSON",
+}
+
+
+def test_trial_counts_only_with_a_whole_finite_result(run_sweep: Any, workplace: Path) -> None:
+    kinds = ["well", *REASONS]
+    space = {"model.behaviour": {"distribution": "categorical", "choices": kinds}}
+    grid = {"class_path": "GridSampler", "init_args": {"search_space": {"model.behaviour": kinds}}}
+    content = tree(n_trials=8, search_spaces=space, sampler=grid)
+    content["model"]["behaviour"] = "well"
+    code, _, err = run_sweep(content)
+    assert code == 0, err
+    trials = {trial.params["model.behaviour"]: trial for trial in study(workplace).trials}
+    assert set(trials) == set(kinds)
+    for kind, reason in REASONS.items():
+        assert trials[kind].state is TrialState.FAIL
+        assert trials[kind].user_attrs["reason"] == reason
+        assert f"failed: {reason}" in err
+    assert trials["well"].state is TrialState.COMPLETE
+    assert "in _misbehave" in trials["traceback"].user_attrs["log_tail"]
+
+
+def test_same_failure_is_told_once(run_sweep: Any, workplace: Path) -> None:
+    space = {
+        **SPACE,
+        "model.behaviour": {"distribution": "categorical", "choices": ["well", "error"]},
+    }
+    content = tree(n_trials=10, search_spaces=space, sampler="RandomSampler")
+    content["model"]["behaviour"] = "well"
+    code, _, err = run_sweep(content)
+    assert code == 0, err
+    assert sum(t.state is TrialState.FAIL for t in study(workplace).trials) > 1
+    assert err.count("is broken") == 1
+    assert "failed: for the same reason" in err
+
+
+def test_sweep_gives_up_when_its_first_three_trials_fail(run_sweep: Any, workplace: Path) -> None:
+    content = tree(n_trials=20)
+    content["model"]["behaviour"] = "error"
+    code, out, err = run_sweep(content)
+    assert code == 1
+    assert len(study(workplace).trials) == 3
+    assert err.endswith("the first 3 trials all failed: exit code 1: model.x: is broken.\n")
+    assert err.count("is broken") == 2  # when it happened, and at the end
+    assert out.splitlines()[-1] == "runs/study"
+    result = json.loads((workplace / "runs/study/result.json").read_text())
+    assert result["status"] == "failed"
+
+
+def test_max_failures_ends_a_sweep_that_has_results(run_sweep: Any, workplace: Path) -> None:
+    space = {
+        **SPACE,
+        "model.behaviour": {"distribution": "categorical", "choices": ["well", "error"]},
+    }
+    content = tree(n_trials=40, search_spaces=space, max_failures=2, sampler="RandomSampler")
+    content["model"]["behaviour"] = "well"
+    code, _, err = run_sweep(content)
+    assert code == 0
+    assert "the sweep ended early: 2 trials failed, which is optuna.max_failures" in err
+    assert sum(t.state is TrialState.FAIL for t in study(workplace).trials) == 2
+
+
+def test_hanging_trial_is_killed_when_its_time_is_over(
+    run_sweep: Any, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {**SPACE, "model.behaviour": {"distribution": "categorical", "choices": ["hangs"]}}
+    content = tree(n_trials=1, search_spaces=space, trial_timeout_seconds=0.3)
+    content["model"]["behaviour"] = "hangs"
+    code, _, err = run_sweep(content, SWEEP_GRACE_SECONDS="0.3")
+    assert code == 1
+    assert "took longer than trial_timeout_seconds (0.3 s)" in err
+    (trial,) = study(workplace).trials
+    assert trial.state is TrialState.FAIL
+    assert not alive(int(starts(workplace)[0][1]))
+
+
+def test_resumed_sweep_reaches_its_total_and_repeats_no_sample(
+    run_sweep: Any, workplace: Path
+) -> None:
+    assert run_sweep(tree(n_trials=5))[0] == 0
+    assert run_sweep(tree(n_trials=10))[0] == 0
+    assert run_sweep(tree(n_trials=10))[0] == 0
+    trials = study(workplace).trials
+    assert len(trials) == 10
+    assert len({trial.params["model.x"] for trial in trials}) == 10
+    assert len(starts(workplace)) == 10
+
+
+def test_resumed_sweep_draws_what_an_uninterrupted_one_draws(
+    run_sweep: Any, workplace: Path
+) -> None:
+    run_sweep(tree(n_trials=5))
+    run_sweep(tree(n_trials=14))
+    run_sweep(tree(n_trials=14, study_name="whole"))
+    drawn = [[t.params for t in study(workplace, name).trials] for name in ("study", "whole")]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"direction": "minimize"}, "optuna.objectives was [['validation_f1_score', 'maximize']]"),
+        ({"metric": "train_loss"}, "optuna.objectives was"),
+        (
+            {"search_spaces": {"model.x": {"distribution": "uniform", "low": 0, "high": 2}}},
+            "optuna.search_spaces.model.x.distribution.high was 1.0 and is 2.0",
+        ),
+    ],
+)
+def test_changed_study_is_refused_with_the_difference(
+    run_sweep: Any, workplace: Path, change: dict[str, Any], told: str
+) -> None:
+    assert run_sweep(tree(n_trials=2))[0] == 0
+    code, _, err = run_sweep(tree(n_trials=4, **change))
+    assert code == 2
+    assert told in err
+    assert "Use a new study_name" in err
+    assert len(study(workplace).trials) == 2
+
+
+def test_changed_configuration_is_told(run_sweep: Any) -> None:
+    run_sweep(tree(n_trials=2))
+    content = tree(n_trials=3)
+    content["trainer"]["max_epochs"] = 5
+    code, _, err = run_sweep(content)
+    assert code == 0
+    assert "trials may not compare: trainer.max_epochs was 4 and is 5" in err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_sweep_that_goes_on_later(workplace: Path, signum: int) -> None:
+    content = tree(n_trials=4, n_jobs=2, pruner="NopPruner")
+    content["trainer"].update(pause=0.2, max_epochs=8)
+    sweep = Sweep(workplace, content)
+    sweep.until(lambda: len(list(workplace.glob("runs/study/trials/*/checkpoints/last.ckpt"))) == 2)
+    sweep.process.send_signal(signum)
+    code, out, _ = sweep.wait()
+    assert code == 128 + signum
+    assert "2 to be repeated" in out
+    assert out.splitlines()[-1] == "runs/study"
+    assert not any(alive(int(start[1])) for start in starts(workplace))
+    states = [trial.state for trial in study(workplace).trials]
+    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.WAITING, TrialState.WAITING]
+    content["trainer"]["pause"] = 0.01
+    assert Sweep(workplace, content).wait()[0] == 0
+    found = study(workplace)
+    assert [t.state for t in counted(found.trials)] == [TrialState.COMPLETE] * 4
+    repeats = [t for t in found.trials if "retry_of" in t.user_attrs]
+    assert [t.params for t in repeats] == [t.params for t in found.trials[:2]]
+    # They went on from their checkpoints, and told the values of the epochs before.
+    assert all(int(first) > 0 for _, _, first, _ in starts(workplace)[2:4])
+    assert all(sorted(t.intermediate_values) == list(range(8)) for t in repeats)
+
+
+def test_killed_sweep_loses_no_trial_and_leaves_no_process(workplace: Path) -> None:
+    content = tree(n_trials=12, n_jobs=2, pruner="NopPruner")
+    content["trainer"].update(pause=0.1, max_epochs=6)
+    for attempt in range(10):
+        sweep = Sweep(workplace, content)
+        sweep.until_started(1)
+        time.sleep(0.15 + 0.07 * (attempt % 5))
+        sweep.kill()
+        pids = [int(start[1]) for start in starts(workplace)]
+        end = time.monotonic() + 10
+        while any(map(alive, pids)):
+            assert time.monotonic() < end, "an orphan lives on"
+            time.sleep(0.05)
+    code, _, err = Sweep(workplace, content).wait()
+    assert code == 0, err
+    found = study(workplace)
+    assert len(counted(found.trials)) == 12
+    assert all(t.state is TrialState.COMPLETE for t in counted(found.trials))
+    assert not [t for t in found.trials if t.state is TrialState.RUNNING]
+    repeated = [t.user_attrs["retry_of"] for t in found.trials if "retry_of" in t.user_attrs]
+    assert len(repeated) == len(set(repeated)) > 0  # each once
+    # A trial that completed was never run again.
+    xs = [t.params["model.x"] for t in found.trials if t.state is TrialState.COMPLETE]
+    assert len(xs) == len(set(xs))
+
+
+def test_second_sweep_on_the_same_sqlite_study_is_refused(workplace: Path) -> None:
+    content = tree(n_trials=2)
+    content["trainer"]["pause"] = 0.3
+    first = Sweep(workplace, content)
+    first.until(lambda: len(starts(workplace)) > 0)
+    code, _, err = Sweep(workplace, content).wait()
+    assert code == 2
+    assert "another sweep is working on this study" in err
+    assert first.wait()[0] == 0
+
+
+def test_each_trial_of_a_pool_has_a_device_of_its_own(run_sweep: Any, workplace: Path) -> None:
+    content = tree(n_trials=6, devices=[0, 2])
+    content["trainer"]["pause"] = 0.05
+    assert run_sweep(content, CUDA_VISIBLE_DEVICES="GPU-a,GPU-b,GPU-c")[0] == 0
+    assert {start[3] for start in starts(workplace)} == {"GPU-a", "GPU-c"}
+
+
+def test_sweep_starts_no_trial_after_its_time(run_sweep: Any, workplace: Path) -> None:
+    content = tree(n_trials=500, timeout_seconds=1.5)
+    code, _, _ = run_sweep(content)
+    assert code == 0
+    trials = study(workplace).trials
+    assert 0 < len(trials) < 500
+    assert all(t.state.is_finished() for t in trials)
+
+
+def test_conditional_and_named_choices_reach_the_trials(run_sweep: Any, workplace: Path) -> None:
+    space = {
+        **SPACE,
+        "model.optimizer": {
+            "distribution": "categorical",
+            "choices": [{"name": "AdamW", "lr": 0.001}, {"name": "SGD", "nesterov": True}],
+        },
+        "model.optimizer.momentum": {
+            "distribution": "uniform", "low": 0.5, "high": 0.9, "when": {"model.optimizer": "SGD"},
+        },
+    }  # fmt: skip
+    content = tree(n_trials=12, search_spaces=space)
+    content["model"]["optimizer"] = {"name": "AdamW", "lr": 0.001}
+    assert run_sweep(content)[0] == 0
+    trials = study(workplace).trials
+    assert trials[0].params == {"model.x": 0.9, "model.optimizer": "AdamW"}
+    assert {t.params["model.optimizer"] for t in trials} == {"AdamW", "SGD"}
+    for trial in trials:
+        file = workplace / f"runs/study/trials/{trial.number:04d}/config.yaml"
+        optimizer = yaml.safe_load(file.read_text())["model"]["optimizer"]
+        if trial.params["model.optimizer"] == "SGD":
+            momentum = trial.params["model.optimizer.momentum"]
+            assert optimizer == {"name": "SGD", "nesterov": True, "momentum": momentum}
+        else:
+            assert optimizer == {"name": "AdamW", "lr": 0.001}
+            assert "model.optimizer.momentum" not in trial.params
+
+
+def test_own_value_outside_of_the_space_is_told_and_kept(run_sweep: Any, workplace: Path) -> None:
+    content = tree(n_trials=3)
+    content["model"]["x"] = 7.0
+    code, _, err = run_sweep(content)
+    assert code == 0
+    assert "trial 0 keeps the configuration's own model.x, which lies outside" in err
+    first = study(workplace).trials[0]
+    assert first.params == {}
+    assert first.value == pytest.approx(curve(7.0, 3))
+
+
+def test_trial_queued_by_hand_with_misspelt_values_fails(run_sweep: Any, workplace: Path) -> None:
+    run_sweep(tree(n_trials=1))
+    study(workplace).enqueue_trial({"model.x": 5.0, "model.y": 1})
+    code, _, _ = run_sweep(tree(n_trials=3))
+    assert code == 0
+    queued = study(workplace).trials[1]
+    assert queued.state is TrialState.FAIL
+    assert "outside of the search space: model.y, model.x" in queued.user_attrs["reason"]
+
+
+def test_several_objectives_give_a_front_and_a_configuration_for_each_point(
+    run_sweep: Any, workplace: Path
+) -> None:
+    content = tree(n_trials=8)
+    section = content["optuna"]
+    del section["metric"], section["direction"]
+    section["metrics"] = ["validation_f1_score", "num_parameters"]
+    section["directions"] = ["maximize", "minimize"]
+    code, out, err = run_sweep(content)
+    assert code == 0, err
+    front = sorted(t.number for t in study(workplace).best_trials)
+    assert f"Pareto front: trials {', '.join(map(str, front))}" in out
+    folder = workplace / "runs/study"
+    files = sorted(file.name for file in folder.glob("best_config*.yaml"))
+    assert files == [f"best_config_{number:04d}.yaml" for number in front]
+    rows = read_table(folder / "trials.csv")
+    assert [int(r["number"]) for r in rows if r["is_best"] == "True"] == front
+
+
+def test_study_name_stays_below_the_runs_folder(run_sweep: Any, workplace: Path) -> None:
+    assert run_sweep(tree(n_trials=1, study_name="../../x"))[0] == 0
+    assert (workplace / "runs" / "x" / "study.db").is_file()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"class_path": "GridSampler", "init_args": {"search_space": {"model.x": [0.2, 0.4, 0.6]}}},
+        "BruteForceSampler",
+    ],
+)
+def test_sweep_ends_when_its_sampler_has_tried_everything(
+    run_sweep: Any, workplace: Path, sampler: Any
+) -> None:
+    space = {"model.x": {"distribution": "categorical", "choices": [0.2, 0.4, 0.6]}}
+    content = tree(n_trials=30, sampler=sampler, search_spaces=space)
+    content["model"]["x"] = 0.4
+    for _ in range(2):
+        code, _, err = run_sweep(content)
+        assert code == 0, err
+        assert "the sampler has tried everything" in err
+    trials = study(workplace).trials
+    assert len(trials) < 6
+    assert {t.params["model.x"] for t in trials} == {0.2, 0.4, 0.6}
+
+
+def test_brute_force_is_refused_when_the_own_value_is_no_choice(run_sweep: Any) -> None:
+    space = {"model.x": {"distribution": "categorical", "choices": [0.2, 0.4]}}
+    code, _, err = run_sweep(tree(sampler="BruteForceSampler", search_spaces=space))
+    assert code == 2
+    assert "optuna.search_spaces.model.x: BruteForceSampler needs" in err
+
+
+@pytest.mark.parametrize(
+    "sampler", ["RandomSampler", "NSGAIISampler", "QMCSampler", "GPSampler", "TPESampler"]
+)
+def test_samplers_of_optuna_draw_something_new_each_time(
+    run_sweep: Any, workplace: Path, sampler: str
+) -> None:
+    code, _, err = run_sweep(tree(n_trials=6, sampler=sampler))
+    assert code == 0, err
+    assert len({t.params["model.x"] for t in study(workplace).trials}) == 6
+
+
+# PostgreSQL
+
+
+def test_three_drivers_on_postgresql_share_the_trials(workplace: Path, postgres: str) -> None:
+    content = tree(n_trials=20, study_name="shared", storage="${STUDY_URL}", n_jobs=2)
+    sweeps = [Sweep(workplace, content, {"STUDY_URL": postgres}) for _ in range(3)]
+    for sweep in sweeps:
+        code, _, err = sweep.wait()
+        assert code == 0, err
+    trials = shared_trials(postgres, "shared")
+    assert [t.number for t in trials] == list(range(20))
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    assert len({t.params["model.x"] for t in trials}) == 20
+    ran = [start[0] for start in starts(workplace)]
+    assert sorted(ran) == [f"{number:04d}" for number in range(20)]  # no trial twice
+    drivers = {t.user_attrs["driver"] for t in trials}
+    assert len(drivers) == 3
+
+
+def test_killed_drivers_on_postgresql_lose_no_trial(workplace: Path, postgres: str) -> None:
+    content = tree(n_trials=10, study_name="killed", storage=postgres, pruner="NopPruner")
+    content["trainer"].update(pause=0.05, max_epochs=6)
+    for _ in range(4):
+        pair = [Sweep(workplace, content) for _ in range(2)]
+        pair[0].until_started(2)
+        pair[0].kill()
+        pair[1].kill()
+    code, _, err = Sweep(workplace, content).wait()
+    assert code == 0, err
+    trials = shared_trials(postgres, "killed")
+    assert len(counted(trials)) == 10
+    assert all(t.state is TrialState.COMPLETE for t in counted(trials))
+    repeated = [t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs]
+    assert len(repeated) == len(set(repeated)) > 0
+
+
+def test_password_of_the_storage_reaches_no_file_and_no_log(workplace: Path, postgres: str) -> None:
+    content = tree(n_trials=2, study_name="secret", storage=postgres.replace(SECRET, "${PW}"))
+    code, out, err = Sweep(workplace, content, {"PW": SECRET}).wait()
+    assert code == 0, err
+    assert "${PW}" in err  # the command to watch it with
+    broken = tree(study_name="other", storage=postgres.replace("tester", "nobody"))
+    code, more_out, more_err = Sweep(workplace, broken).wait()
+    assert code == 2
+    assert "optuna.storage: cannot be opened" in more_err
+    assert SECRET not in out + err + more_out + more_err
+    for file in (workplace / "runs").rglob("*"):
+        assert file.is_dir() or SECRET.encode() not in file.read_bytes(), file
+
+
+def test_variable_that_is_not_set_is_named(run_sweep: Any, workplace: Path) -> None:
+    os.environ.pop("STUDY_URL", None)
+    code, _, err = run_sweep(tree(storage="${STUDY_URL}"))
+    assert code == 2
+    assert "optuna.storage: the environment has no variable STUDY_URL" in err
+    assert not (workplace / "runs").exists()
