@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classifier.callbacks.cost import ModelCost
     from classifier.callbacks.metrics import MetricsLogger
     from classifier.data.datamodule import ImageDataModule
     from classifier.data.datasets import FolderImageDataset, ImageDataset
@@ -22,6 +23,7 @@ __all__ = [
     "ImageDataModule",
     "ImageDataset",
     "MetricsLogger",
+    "ModelCost",
     "main",
 ]
 
@@ -31,6 +33,7 @@ _HOMES = {
     "ImageDataModule": "classifier.data.datamodule",
     "ImageDataset": "classifier.data.datasets",
     "MetricsLogger": "classifier.callbacks.metrics",
+    "ModelCost": "classifier.callbacks.cost",
     "main": "classifier.entry",
 }
 

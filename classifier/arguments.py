@@ -37,7 +37,7 @@ HELP = """\
 Train, evaluate and use an image classifier from one YAML file.
 
 Modes
-  python main.py --config FILE                      train
+  python main.py --config FILE                      train; sweep if optuna.tune is true
   python main.py --val --ckpt_path CKPT             evaluate on the validation split
   python main.py --test --ckpt_path CKPT            evaluate on the test split
   python main.py --predict [PATH ...] --ckpt_path CKPT

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
+from classifier.callbacks.cost import ModelCost
 from classifier.callbacks.metrics import MetricsLogger
 from classifier.errors import ConfigError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
@@ -245,12 +246,15 @@ def known_names(
 ) -> dict[str, bool | None]:
     """Names that a training logs -> whether higher is better."""
     loggers = [c for c in callbacks if isinstance(c, MetricsLogger)] or [MetricsLogger()]
+    callbacks = list(callbacks)
     names: dict[str, bool | None] = {}
     for stage in ("train", "validation"):
         if stage == "train" or _has_validation(data):
             names[f"{stage}_{_LOSS}"] = False
             for logger in loggers:
                 names |= logger.names(stage)
+    if any(isinstance(callback, ModelCost) for callback in callbacks):
+        names |= dict.fromkeys(ModelCost.NAMES, False)
     return names
 
 

@@ -20,8 +20,8 @@ def blocks(language: str) -> list[str]:
 
 
 def test_configuration_of_the_readme_is_in_order(images: Path, workplace: Path) -> None:
-    (yaml_block,) = blocks("yaml")
-    (workplace / "simpsons.yaml").write_text(yaml_block)
+    run, sweep = blocks("yaml")
+    (workplace / "simpsons.yaml").write_text(run + sweep)
     words = ["--model.pretrained", "false", "--model.model_name", "timm/test_resnet"]
     root = "--data.init_args.dataset_classes.train.init_args.root"
     assert (

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = float(os.environ.get("SWEEP_GRACE_SECONDS", "20"))
 _POLL_SECONDS = 0.02
 _READ_SECONDS = 0.2
-_ASK_AGAIN_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 5.0
+_WAIT_SECONDS = 0.5
 _FIRST_FAILURES = 3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -131,10 +132,10 @@ class Driver:
             try:
                 while True:
                     self._start_trials()
-                    if not self._running:
+                    if not self._running and not self._may_be_needed():
                         break
                     self._follow_trials()
-                    time.sleep(_POLL_SECONDS)
+                    time.sleep(_POLL_SECONDS if self._running else _WAIT_SECONDS)
             finally:
                 self._kill_all()
                 self.progress.close()
@@ -166,6 +167,11 @@ class Driver:
     def given_up(self) -> bool:
         """Whether no further trial shall start."""
         return self.ending.signum is not None or self.ending.failure is not None
+
+    def _may_be_needed(self) -> bool:
+        """Whether other drivers run trials, which this one takes over should they stop."""
+        over = self.given_up or time.monotonic() >= self._until
+        return not over and self.study.is_running_elsewhere()
 
     # Starting
 

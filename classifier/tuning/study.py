@@ -193,8 +193,9 @@ class SweepStudy:
 
     def _mend(self) -> list[FrozenTrial]:
         """Fail what dead drivers left running, and queue once more what was interrupted."""
-        self.storage.beat([t._trial_id for t in self.trials() if t.number in self.running])
-        for trial in self.trials():
+        trials = self.trials()
+        self.storage.beat([t._trial_id for t in trials if t.number in self.running])
+        for trial in trials:
             foreign = trial.state is TrialState.RUNNING and trial.number not in self.running
             if foreign and self.storage.is_dead(trial.user_attrs.get(DRIVER)):
                 self.study.tell(trial.number, state=TrialState.FAIL)
@@ -296,6 +297,14 @@ class SweepStudy:
             return None
         sign = 1.0 if self.settings.objective.direction == "maximize" else -1.0
         return max(complete, key=lambda trial: sign * float(trial.values[0]))
+
+    def is_running_elsewhere(self) -> bool:
+        """Whether other drivers are running trials of this study."""
+        trials = self.storage.patiently(self.trials, self._given_up)
+        return any(
+            trial.state is TrialState.RUNNING and trial.number not in self.running
+            for trial in trials
+        )
 
     def counted(self) -> list[FrozenTrial]:
         """The trials that make up n_trials: begun, and not superseded by a repetition."""

@@ -256,7 +256,8 @@ def test_shipped_config_trains(
 ) -> None:
     """Every shipped YAML through main(), on small images, with the smallest model of its kind."""
     source = Path(str(request.config.rootpath)) / file
-    small = {"quickstart": "timm/test_resnet", "folder": "timm/test_resnet"}
+    small = dict.fromkeys(("quickstart", "folder", "sweep"), "timm/test_resnet")
+    sweep = ["--optuna.n_trials", "2", "--optuna.confirm", "null"]
     model = small.get(file.stem) or str(_small_vit(workplace, 224))
     result = main(
         [
@@ -264,6 +265,7 @@ def test_shipped_config_trains(
             "--data.init_args.dataset_classes.train.init_args.root", str(images / "train"),
             "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2",
             "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "8",
+            *(sweep if file.stem == "sweep" else []),
         ]
     )  # fmt: skip
     assert result is not None and result.status == "completed"
