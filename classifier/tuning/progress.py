@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # Where nobody watches live, a running trial says so often how far it is.
 _PLAIN_SECONDS = 30.0
-_FORMAT = "{desc} |{bar:20}| epoch {n_fmt}/{total_fmt}{postfix}, {remaining} left"
+_FORMAT = "{desc} |{bar:10}| {n_fmt}/{total_fmt} epochs, {remaining} left{postfix}"
 
 
 @dataclass
@@ -57,9 +58,10 @@ class Progress:
         slot = next(i for i in range(len(used) + 1) if i not in used)
         line = _Line(time.monotonic(), time.monotonic(), slot)
         if self._live:
+            columns, rows = shutil.get_terminal_size()
             line.bar = tqdm(
                 total=self.max_epochs, desc=f"trial {number}", position=slot, leave=False,
-                bar_format=_FORMAT, file=sys.stderr,
+                bar_format=_FORMAT, file=sys.stderr, ncols=columns - 1, nrows=rows,
             )  # fmt: skip
         self._lines[number] = line
         drawn = ", ".join(f"{key} = {_shown(value)}" for key, value in params.items())

@@ -5,17 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg
 import pytest
+import sqlalchemy
 import yaml
 from optuna.trial import TrialState
 
-from tests.tuning.conftest import SECRET, SPACE, Sweep, shared_trials, starts, study, tree
+from tests.tuning.conftest import ROOT, SECRET, SPACE, Sweep, shared_trials, starts, study, tree
 from tests.tuning.fake_training import curve
 
 
@@ -420,6 +426,57 @@ def test_samplers_of_optuna_draw_something_new_each_time(
     assert len({t.params["model.x"] for t in study(workplace).trials}) == 6
 
 
+def test_sweep_over_pure_noise_finds_no_improvement(run_sweep: Any, workplace: Path) -> None:
+    content = tree(n_trials=12, confirm={"top_k": 3, "seeds": 4}, n_jobs=2, pruner="NopPruner")
+    content["model"]["noise"] = 0.05
+    code, out, err = run_sweep(content)
+    assert code == 0, err
+    result = json.loads((workplace / "runs/study/result.json").read_text())
+    assert (
+        result["metrics"]["validation_f1_score"] > result["default_metrics"]["validation_f1_score"]
+    )
+    assert "No evidence of an improvement over the default." in out
+    heading = (workplace / "runs/study/best_config.yaml").read_text().splitlines()[1]
+    assert heading == "# No evidence of an improvement over the default."
+
+
+def test_confirmed_improvement_is_told_with_its_spread(run_sweep: Any, workplace: Path) -> None:
+    content = tree(n_trials=8, confirm={"top_k": 1, "seeds": 3}, pruner="NopPruner")
+    code, out, err = run_sweep(content)
+    assert code == 0, err
+    best = study(workplace).best_trial.number
+    gain = curve(study(workplace).best_params["model.x"], 3) - curve(0.9, 3)
+    assert f"Trial {best} is better than the default by {gain:.4g} +- 0" in out
+    assert len(study(workplace).trials) == 8  # the repetitions are no trials of the study
+
+
+def test_live_lines_on_a_terminal_and_plain_ones_elsewhere(workplace: Path) -> None:
+    content = tree(n_trials=3, n_jobs=2)
+    content["trainer"]["pause"] = 0.3
+    (workplace / "cfg.yaml").write_text(yaml.safe_dump(content))
+    main, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.tuning.fake_driver", "cfg.yaml"],
+        cwd=workplace, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"},
+        stdout=subprocess.DEVNULL, stderr=child,
+    )  # fmt: skip
+    os.close(child)
+    shown = b""
+    try:
+        while data := os.read(main, 65536):
+            shown += data
+    except OSError:  # the other end is closed
+        pass
+    os.close(main)
+    assert process.wait(timeout=30) == 0
+    text = shown.decode()
+    assert re.search(
+        r"trial 0 \|.*\| 2/4 epochs, 00:0\d left, validation_f1_score 0\.4800", text
+    ), text
+    assert "\x1b[A" in text  # two lines at a time: the cursor goes up
+    assert "trial 2 completed, validation_f1_score" in text
+
+
 # PostgreSQL
 
 
@@ -454,6 +511,71 @@ def test_killed_drivers_on_postgresql_lose_no_trial(workplace: Path, postgres: s
     assert all(t.state is TrialState.COMPLETE for t in counted(trials))
     repeated = [t.user_attrs["retry_of"] for t in trials if "retry_of" in t.user_attrs]
     assert len(repeated) == len(set(repeated)) > 0
+
+
+def test_trial_of_a_silent_driver_on_another_host_runs_again(
+    workplace: Path, postgres: str
+) -> None:
+    content = tree(n_trials=2, study_name="silent", storage=postgres, pruner="NopPruner")
+    assert (
+        Sweep(workplace, {**content, "optuna": {**content["optuna"], "n_trials": 1}}).wait()[0] == 0
+    )
+    storage = optuna.storages.RDBStorage(postgres)
+    elsewhere = optuna.load_study(study_name="silent", storage=storage)
+    lost = elsewhere.ask()
+    lost.suggest_float("model.x", 0.0, 1.0)
+    lost.set_user_attr("driver", "another-host.0123456789ab.lock")
+    storage.record_heartbeat(lost._trial_id)
+    with storage.engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.text(
+                f"UPDATE trial_heartbeats SET heartbeat = now() - interval '1 hour' WHERE trial_id = {lost._trial_id}"
+            )
+        )
+    storage.remove_session()
+    storage.engine.dispose()
+    assert Sweep(workplace, content).wait()[0] == 0
+    trials = shared_trials(postgres, "silent")
+    assert trials[1].state is TrialState.FAIL
+    assert trials[2].user_attrs["retry_of"] == 1
+    assert trials[2].params == trials[1].params
+    assert trials[2].state is TrialState.COMPLETE
+
+
+def test_trial_of_a_living_driver_on_another_host_is_left_alone(
+    workplace: Path, postgres: str
+) -> None:
+    content = tree(n_trials=2, study_name="living", storage=postgres, timeout_seconds=2)
+    assert (
+        Sweep(workplace, {**content, "optuna": {**content["optuna"], "n_trials": 1}}).wait()[0] == 0
+    )
+    storage = optuna.storages.RDBStorage(postgres)
+    other = optuna.load_study(study_name="living", storage=storage).ask()
+    other.set_user_attr("driver", "another-host.0123456789ab.lock")
+    storage.record_heartbeat(other._trial_id)
+    storage.remove_session()
+    storage.engine.dispose()
+    assert Sweep(workplace, content).wait()[0] == 0
+    trials = shared_trials(postgres, "living")
+    assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_sweep_waits_for_a_database_that_is_away(workplace: Path, postgres: str) -> None:
+    content = tree(n_trials=3, study_name="away", storage=postgres, pruner="NopPruner")
+    content["trainer"]["pause"] = 0.3
+    sweep = Sweep(workplace, content)
+    sweep.until_started(1)
+    address = sqlalchemy.make_url(postgres).set(drivername="postgresql")
+    with psycopg.connect(
+        address.render_as_string(hide_password=False), autocommit=True
+    ) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+    code, _, err = sweep.wait()
+    assert code == 0, err
+    trials = shared_trials(postgres, "away")
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
 
 
 def test_password_of_the_storage_reaches_no_file_and_no_log(workplace: Path, postgres: str) -> None:
