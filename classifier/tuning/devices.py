@@ -8,17 +8,19 @@ import subprocess
 from collections.abc import Sequence
 
 from classifier.errors import ConfigError
-from classifier.tuning.settings import Settings
 
 
-def pool_of(settings: Settings) -> tuple[int, ...]:
-    """The GPUs of the pool.
+def pool_of(devices: Sequence[int] | str | None) -> tuple[int, ...]:
+    """The GPUs of the pool, as the trainer would number them; empty without one.
+
+    Args:
+        devices: `optuna.devices`.
 
     Raises:
         ConfigError: `auto` on a machine without any.
     """
-    if settings.devices is None or isinstance(settings.devices, tuple):
-        return settings.devices or ()
+    if devices is None or not isinstance(devices, str):
+        return tuple(devices or ())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         count = len([name for name in visible.split(",") if name.strip()])
@@ -30,6 +32,19 @@ def pool_of(settings: Settings) -> tuple[int, ...]:
             remedy="Write null: trials then take what trainer.accelerator gives them",
         )  # fmt: skip
     return tuple(range(count))
+
+
+def showing(device: int | None) -> dict[str, str]:
+    """The variable by which a process sees one GPU only; none without a pool.
+
+    Args:
+        device: Its number among the GPUs that this process sees.
+    """
+    if device is None:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else []
+    return {"CUDA_VISIBLE_DEVICES": names[device] if device < len(names) else str(device)}
 
 
 def _listed_gpus() -> Sequence[str]:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from classifier.runs import CHECKPOINTS, LAST
+from classifier.tuning.devices import showing
 from classifier.tuning.following import MetricsFile, Outcome, read_outcome, tail
 from classifier.tuning.launching import Child, Launcher, ask_to_end, kill
 from classifier.tuning.progress import Progress
@@ -114,7 +115,6 @@ class Driver:
         self.progress = progress
         self.ending = ending
         self._free = list(devices)
-        self._has_pool = bool(devices)
         self._running: list[_Running] = []
         self._finished: list[bool] = []  # of this start: whether each trial did not fail
         self._ask_at = 0.0
@@ -225,13 +225,7 @@ class Driver:
         return []
 
     def _environment(self, device: int | None) -> dict[str, str]:
-        environment: dict[str, str] = {}
-        if self._has_pool and device is not None:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = visible.split(",") if visible else []
-            environment["CUDA_VISIBLE_DEVICES"] = (
-                names[device] if device < len(names) else str(device)
-            )
+        environment = showing(device)
         if self.num_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
             # Trials that all want all cores wait for each other.
             environment["OMP_NUM_THREADS"] = str(max(1, _num_cores() // self.num_jobs))

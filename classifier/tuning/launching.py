@@ -88,7 +88,8 @@ class ForkServer:
         """Fork."""
         process = self._context.Process(
             target=_run_forked,
-            args=(self.program, list(words), str(folder.resolve()), dict(environment)),
+            # The server knows the variables of its own start only.
+            args=(self.program, list(words), str(folder.resolve()), {**os.environ, **environment}),
         )
         with _main_left_out():
             process.start()
@@ -132,9 +133,10 @@ def _run_forked(
     with open(Path(folder, OUTPUT), "ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
     for name in _NOT_INHERITED:
         os.environ.pop(name, None)
-    os.environ.update(environment)
     os.environ[TRIAL_DIR_VARIABLE] = folder
     _limit_threads()
     # DataLoader workers would each be forked from a cold server otherwise.

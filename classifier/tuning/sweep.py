@@ -23,7 +23,7 @@ from classifier.runs import ERROR, RUNS
 from classifier.terminal import Log, show
 from classifier.trees import lookup
 from classifier.tuning.confirming import CANDIDATE, SEED, judge, plan, values_by_seed
-from classifier.tuning.devices import pool_of
+from classifier.tuning.devices import pool_of, showing
 from classifier.tuning.driver import Driver, Ending
 from classifier.tuning.following import tail
 from classifier.tuning.launching import ForkServer, Launcher, Program, Subprocess, kill
@@ -103,7 +103,7 @@ class _Sweep:
         self.settings = parse_settings(self.section, self.experiment)
         self.config: dict[str, Any] = facts["config"]
         self.launcher = self._launcher_for(launcher, int(facts["num_devices"]))
-        self.devices = pool_of(self.settings)
+        self.devices = pool_of(self.settings.devices)
         self.folder = RUNS / self.settings.folder_name
         self.folder.mkdir(parents=True, exist_ok=True)
         url = self.settings.storage or f"sqlite:///{(self.folder / 'study.db').as_posix()}"
@@ -151,7 +151,8 @@ class _Sweep:
         try:
             file = folder / "config.yaml"
             write_text(file, _dumped({**self.tree, "optuna": self.section}))
-            child = launcher.start(["--check", "--config", str(file)], folder, {})
+            words = ["--check", "--config", str(file)]
+            child = launcher.start(words, folder, self._first_device())
             try:
                 while (code := child.poll()) is None:
                     time.sleep(_POLL_SECONDS)
@@ -165,6 +166,13 @@ class _Sweep:
             raise RunError(f"the check of the configuration ended with {code}:\n{tail(folder)}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _first_device(self) -> dict[str, str]:
+        """The check sees what a trial will see; a mistake in the section is for it to find."""
+        devices = self.section.get("devices")
+        if isinstance(devices, list) and devices and isinstance(devices[0], int):
+            return showing(devices[0])
+        return showing(pool_of("auto")[0]) if devices == "auto" else {}
 
     # The search
 
