@@ -91,6 +91,7 @@ class Driver:
         devices: GPUs of the pool; empty without one.
         progress: Shows what goes on.
         ending: Takes down how the loop ended.
+        until: time.monotonic() after which no further trial starts.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Driver:
         devices: tuple[int, ...],
         progress: Progress,
         ending: Ending,
+        until: float = float("inf"),
     ) -> None:
         self.settings = settings
         self.study = study
@@ -119,15 +121,13 @@ class Driver:
         self._finished: list[bool] = []  # of this start: whether each trial did not fail
         self._ask_at = 0.0
         self._beat_at = 0.0
-        self._until = float("inf")
+        self._until = until
         self._grace = GRACE_SECONDS
 
     # The loop
 
     def run(self) -> None:
         """Run trials until all are done, or something ends the sweep."""
-        if self.settings.timeout_seconds is not None:
-            self._until = time.monotonic() + self.settings.timeout_seconds
         with self._obeying_signals():
             try:
                 while True:

@@ -148,7 +148,8 @@ def parse_objectives(section: Mapping[str, Any]) -> tuple[Objective, ...]:
 
 def masked(url: str) -> str:
     """A storage URL without its password: for everything that is shown or written."""
-    return re.sub(r"(://[^:/@]*:)(?!\$\{\w+\}@)[^@]*@", r"\1***@", url)
+    hidden = re.sub(r"(://[^:/@]*:)(?!\$\{\w+\}@).*@", r"\1***@", url)
+    return re.sub(r"(?i)(password=)(?!\$\{\w+\})[^&]*", r"\1***", hidden)
 
 
 def _filled_in(url: str) -> str:

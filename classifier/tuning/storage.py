@@ -21,6 +21,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
 from classifier.errors import ConfigError, RunError
+from classifier.tuning.settings import masked
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Storage:
 
     def __init__(self, url: str, study_name: str, folder: Path) -> None:
         self.url = sqlalchemy_url(url)
+        self.shown = masked(url)
         self.study_name = study_name
         self.folder = folder
         self.is_shared = self.url.get_backend_name() != "sqlite"
@@ -70,7 +72,7 @@ class Storage:
             self.close()
             raise ConfigError(
                 "optuna.storage", f"cannot be opened ({self._without_secret(error)})",
-                got=self.url.render_as_string(hide_password=True),
+                got=self.shown,
                 remedy="Start the database, or correct the URL",
             ) from None  # fmt: skip
 
@@ -90,7 +92,7 @@ class Storage:
         except Timeout:
             raise ConfigError(
                 "optuna.storage", "another sweep is working on this study",
-                got=self.url.render_as_string(hide_password=True),
+                got=self.shown,
                 remedy="Wait for it, or let several share a PostgreSQL storage",
             ) from None  # fmt: skip
         return lock
@@ -178,8 +180,9 @@ class Storage:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         original = getattr(cause, "orig", None) or cause or error
         text = " ".join(str(original).split())[:300]
-        secret = self.url.password
-        return text.replace(str(secret), "***") if secret else text
+        for secret in (self.url.password, self.url.query.get("password")):
+            text = text.replace(str(secret), "***") if secret else text
+        return text
 
     def close(self) -> None:
         """Let go of the study."""
@@ -210,6 +213,6 @@ def sqlalchemy_url(url: str) -> sqlalchemy.URL:
     except ImportError as error:
         raise ConfigError(
             "optuna.storage", f"the database's driver is not installed ({error.name})",
-            got=parsed.render_as_string(hide_password=True), remedy=f"pip install {error.name}",
+            got=masked(url), remedy=f"pip install {error.name}",
         ) from None  # fmt: skip
     return parsed

@@ -82,13 +82,7 @@ def summarise(study: SweepStudy, folder: Path) -> SweepResult:
     )
     best = study.best()
     if best is not None:
-        result.best_trial = best.number
-        result.best_params = dict(best.params)
-        result.metrics = values_of(best, settings)
-        result.monitor, result.best_score = settings.objective.metric, float(best.values[0])
-        file = folder / TRIALS / f"{best.number:04d}" / CHECKPOINTS / BEST
-        if file.is_file():
-            result.best_checkpoint = file.relative_to(folder).as_posix()
+        take_as_best(result, best, settings, folder)
     if len(settings.objectives) > 1 and result.num_complete:
         result.pareto_trials = sorted(trial.number for trial in study.study.best_trials)
     for trial in trials:
@@ -96,6 +90,23 @@ def summarise(study: SweepStudy, folder: Path) -> SweepResult:
             result.default_trial = trial.number
             result.default_metrics = values_of(trial, settings)
     return result
+
+
+def take_as_best(result: SweepResult, trial: FrozenTrial, settings: Settings, folder: Path) -> None:
+    """Let a result speak of one trial as the best.
+
+    Args:
+        result: Changed in place.
+        trial: Complete.
+        settings: Of the sweep.
+        folder: Of the study.
+    """
+    result.best_trial = trial.number
+    result.best_params = dict(trial.params)
+    result.metrics = values_of(trial, settings)
+    result.monitor, result.best_score = settings.objective.metric, float(trial.values[0])
+    file = folder / TRIALS / f"{trial.number:04d}" / CHECKPOINTS / BEST
+    result.best_checkpoint = file.relative_to(folder).as_posix() if file.is_file() else None
 
 
 def values_of(trial: FrozenTrial, settings: Settings) -> dict[str, float]:
@@ -143,7 +154,6 @@ def write_best_configs(
     result: SweepResult,
     folder: Path,
     write_config: Callable[[Path, Mapping[str, Any], str], None],
-    best: int | None = None,
 ) -> None:
     """Write the configuration of the best trial, or of every Pareto point, ready to train.
 
@@ -152,12 +162,10 @@ def write_best_configs(
         result: Gets the names of the files.
         folder: Of the study.
         write_config: Writes a configuration, given its path, values and a heading.
-        best: The trial to write in place of the best one.
     """
-    chosen = result.best_trial if best is None else best
     files = {number: f"best_config_{number:04d}.yaml" for number in result.pareto_trials}
-    if chosen is not None:
-        files = {chosen: BEST_CONFIG}
+    if result.best_trial is not None:
+        files = {result.best_trial: BEST_CONFIG}
     if files:
         for stale in folder.glob("best_config*.yaml"):
             if stale.name not in files.values():

@@ -37,6 +37,7 @@ from classifier.tuning.summary import (
     SweepResult,
     compared_once,
     summarise,
+    take_as_best,
     write_best_configs,
     write_pictures,
     write_result,
@@ -95,6 +96,7 @@ class _Sweep:
         self.program = program
         self.record = record
         self.ending = Ending()
+        self.until = float("inf")
 
     def execute(self) -> SweepResult:
         self._check_resuming()
@@ -178,6 +180,8 @@ class _Sweep:
 
     def _search(self, storage: Storage) -> SweepResult:
         settings = self.settings
+        if settings.timeout_seconds is not None:
+            self.until = time.monotonic() + settings.timeout_seconds
         own, outside = settings.space.own_values(self.config)
         spec = settings.sampler or {"class_path": ""}
         if outside and str(spec["class_path"]).endswith("BruteForceSampler"):
@@ -195,16 +199,15 @@ class _Sweep:
                 "trial 0 keeps the configuration's own %s, which lies outside of its search "
                 "space and is not told to the sampler", key,
             )  # fmt: skip
-        shown = settings.storage_shown or storage.url.render_as_string(hide_password=True)
+        shown = settings.storage_shown or storage.shown
         log.info('watch it with: optuna-dashboard "%s"  (pip install optuna-dashboard)', shown)
         self._drive(study, self.folder / TRIALS, self._write_trial)
         result = summarise(study, self.folder)
-        best = None
         if self._may_confirm(study):
-            best = self._confirm(study, storage, result)
+            self._confirm(study, storage, result)
         else:
             result.verdict = list(compared_once(settings, result))
-        return self._close(study, result, best)
+        return self._close(study, result)
 
     def _given_up(self) -> bool:
         return self.ending.signum is not None
@@ -231,6 +234,7 @@ class _Sweep:
         driver = Driver(
             study.settings, study, self.launcher, folder, write_config, max_epochs,
             self.devices, Progress(study.settings, study, max_epochs, jobs), self.ending,
+            self.until,
         )  # fmt: skip
         driver.run()
         study.queue_interrupted()
@@ -259,14 +263,14 @@ class _Sweep:
             and done >= self.settings.n_trials
         )
 
-    def _confirm(self, study: SweepStudy, storage: Storage, result: SweepResult) -> int | None:
-        """Repeat the best trials and the default; gives the trial that proved better."""
+    def _confirm(self, study: SweepStudy, storage: Storage, result: SweepResult) -> None:
+        """Repeat the best trials and the default; the one that proves better is the best."""
         assert self.settings.confirm is not None
         trials = study.trials()
         repeats = plan(self.settings, self.settings.confirm, trials, study.seed)
         if repeats is None:
             result.verdict = ["Nothing to confirm: the default or all other trials have no value."]
-            return None
+            return
         names = ", ".join(map(str, repeats.candidates))
         log.info("confirming trials %s over %d seeds each", names, self.settings.confirm.seeds)
 
@@ -280,20 +284,21 @@ class _Sweep:
         self._drive(again, self.folder / "confirm" / repeats.settings.study_name[-8:], write)
         if len([t for t in again.counted() if t.state.is_finished()]) < len(repeats.pairs):
             result.verdict = ["The repetitions over seeds are not complete yet."]
-            return None
+            return
         best, result.verdict = judge(
             self.settings.objective, values_by_seed(repeats, again.trials())
         )
-        return None if best == repeats.candidates[0] else best
+        if best != repeats.candidates[0]:
+            take_as_best(result, trials[best], self.settings, self.folder)
 
     # The end
 
-    def _close(self, study: SweepStudy, result: SweepResult, best: int | None) -> SweepResult:
+    def _close(self, study: SweepStudy, result: SweepResult) -> SweepResult:
         if self.ending.signum is not None:
             result.status, result.error = "interrupted", "ended by a signal"
         elif not result.num_complete:
             result.status, result.error = "failed", self._why_nothing()
-        write_best_configs(study, result, self.folder, self._write_best, best)
+        write_best_configs(study, result, self.folder, self._write_best)
         write_trials(study, result, self.folder / "trials.csv")
         result.wall_seconds = round(time.time() - self.started, 3)
         write_result(result, self.folder)

@@ -117,4 +117,7 @@ def test_storage_is_filled_in_from_the_environment(monkeypatch: pytest.MonkeyPat
     settings = parse_settings({**GOOD, "storage": url}, "study")
     assert settings.storage == "postgresql://me:pass@word@host/db"
     assert settings.storage_shown == url
-    assert masked("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    for secret in ("secret", "sec@ret", "sec/ret", "sec:ret"):
+        assert masked(f"postgresql://me:{secret}@host/db") == "postgresql://me:***@host/db"
+    assert masked("postgresql://host/db?password=secret&x=1").endswith("?password=***&x=1")
+    assert masked("sqlite:///a/b.db") == "sqlite:///a/b.db"
