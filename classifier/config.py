@@ -176,6 +176,7 @@ def tunes(tree: Mapping[str, Any]) -> bool:
     Raises:
         ConfigError: `optuna.tune` is neither true nor false.
     """
+    check_top_level(tree)
     asked = (tree.get("optuna") or {}).get("tune", False)
     if not isinstance(asked, bool):
         raise ConfigError("optuna.tune", "must be true or false", got=asked)

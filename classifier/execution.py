@@ -116,7 +116,9 @@ class _Job:
         if self.command.print_config:
             print(cli.dump(), end="")
             if self.sweep:
-                print(yaml.safe_dump({"optuna": self.sweep}, sort_keys=False), end="")
+                from classifier.tuning.settings import shown  # imports optuna
+
+                print(yaml.safe_dump({"optuna": shown(self.sweep)}, sort_keys=False), end="")
             return None
         if self.command.mode in ("train", "check"):
             return self._train(cli)

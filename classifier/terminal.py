@@ -37,7 +37,10 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except (OSError, ValueError, AttributeError):
+            return  # nobody listens any more; the run's log.txt has it all
 
 
 class Log:

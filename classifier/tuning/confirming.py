@@ -11,6 +11,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from classifier.tuning.settings import Confirm, Objective, Settings
 from classifier.tuning.space import Parameter, SearchSpace
-from classifier.tuning.study import DEFAULT
+from classifier.tuning.trials import DEFAULT
 
 CANDIDATE, SEED = "trial", "seed_everything"
 _LEVEL = 0.05  # of wrong "better" verdicts, over all candidates together
@@ -61,7 +62,9 @@ def plan(
     if not defaults or not others:
         return None
     candidates = (defaults[0], *others)
-    seeds = [seed + 1 + index for index in range(confirm.seeds)]
+    used = {seed, *(trial.params.get(SEED) for trial in trials)}
+    fresh = (number for number in count(seed + 1) if number not in used)
+    seeds = list(islice(fresh, confirm.seeds))
     space = SearchSpace(
         [
             Parameter(CANDIDATE, CategoricalDistribution(candidates)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from optuna.distributions import (
@@ -53,6 +53,7 @@ def parse_space(section: Any, key: str = "optuna.search_spaces") -> SearchSpace:
             found[str(name)] = _parameter(str(name), spec, f"{key}.{name}")
         except ConfigError as error:
             problems.append(error)
+    problems.extend(_twice(found, key))
     conditioned: dict[str, Parameter] = {}
     for name, parameter in found.items():
         try:
@@ -71,6 +72,17 @@ def parse_space(section: Any, key: str = "optuna.search_spaces") -> SearchSpace:
     return SearchSpace(ordered)
 
 
+def _twice(names: Iterable[str], key: str) -> Iterator[ConfigError]:
+    """One key in two spellings: of two values only one would be used."""
+    first: dict[tuple[str, ...], str] = {}
+    for name in names:
+        words = tuple(w.lstrip("0") or "0" if w.isdigit() else w for w in name.split("."))
+        words = tuple(word for word in words if word != "init_args")
+        if words in first:
+            yield ConfigError(f"{key}.{name}", f"is the same key as {first[words]}")
+        first.setdefault(words, name)
+
+
 def _parameter(name: str, spec: Any, key: str) -> Parameter:
     if name.partition(".")[0] not in ("model", "data", "trainer", "seed_everything"):
         raise ConfigError(
@@ -82,7 +94,7 @@ def _parameter(name: str, spec: Any, key: str) -> Parameter:
             remedy="Write {distribution: uniform, low: 0.0, high: 1.0}",
         )  # fmt: skip
     kind = spec.get("distribution")
-    if kind not in _TAKES:
+    if not isinstance(kind, str) or kind not in _TAKES:
         raise ConfigError(
             f"{key}.distribution", "is missing" if kind is None else "unknown distribution",
             remedy=f"Write one of {', '.join(_TAKES)}", name=str(kind), options=_TAKES,
@@ -135,7 +147,8 @@ def _range(kind: str, spec: Mapping[str, Any], key: str) -> BaseDistribution:
 
 def _check_number(value: Any, key: str, *, whole: bool) -> None:
     good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not good or not math.isfinite(value):
+    # Optuna keeps numbers as floats: whole ones beyond 2^53 would come back as others.
+    if not good or not abs(value) <= 2**53:
         raise ConfigError(key, f"must be a {'whole ' if whole else ''}number", got=value)
 
 
@@ -148,6 +161,12 @@ def _categorical(name: str, choices: Any, key: str) -> Parameter:
             key, "must be a list of values, or a mapping of names to values", got=choices
         )
     for index, choice in enumerate(choices):
+        try:
+            json.dumps(choice, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{key}.{index}", "must be plain data without nan or dates", got=choice
+            ) from None
         if isinstance(choice, float) and not math.isfinite(choice):
             raise ConfigError(f"{key}.{index}", "must be finite", got=choice)
         if choice in choices[:index]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ _ASK_AGAIN_SECONDS = 5.0
 _WAIT_SECONDS = 0.5
 _FIRST_FAILURES = 3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A scheduler that stops a job tells all of its processes; 255: the server of the forks has died.
+_ENDED_BY_OTHERS = (-signal.SIGTERM, 143, -signal.SIGINT, 130, 255)
 
 
 @dataclass
@@ -76,6 +79,24 @@ class Ending:
     signum: int | None = None
     failure: str | None = None
     reasons: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def obeying(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM are noted; in a thread they are the main one's.
+
+    Args:
+        note: The handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Driver:
@@ -128,7 +149,7 @@ class Driver:
 
     def run(self) -> None:
         """Run trials until all are done, or something ends the sweep."""
-        with self._obeying_signals():
+        with obeying(self._note):
             try:
                 while True:
                     self._start_trials()
@@ -139,17 +160,6 @@ class Driver:
             finally:
                 self._kill_all()
                 self.progress.close()
-
-    @contextmanager
-    def _obeying_signals(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        for number in _SIGNALS:
-            signal.signal(number, self._note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.ending.signum is not None and signum == signal.SIGINT:
@@ -287,6 +297,10 @@ class Driver:
         elif running.ending == "timeout":
             limit = self.settings.trial_timeout_seconds
             self._fail(running, f"took longer than trial_timeout_seconds ({limit:g} s)")
+        elif running.ending is None and code in _ENDED_BY_OTHERS:
+            log.warning("trial %d was ended from outside (%s)", running.number, code)
+            self.study.lose(trial)
+            self.progress.interrupted(running.number)
         elif running.ending == "interrupted" and outcome.values is None:
             self.study.interrupt(trial)
             self.progress.interrupted(running.number)

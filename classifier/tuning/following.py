@@ -45,12 +45,12 @@ class MetricsFile:
             state = (status.st_mtime_ns, status.st_size)
             if state == self._seen:
                 return []
-            text = self.file.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            text = self.file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
             return []
         self._seen = state
         found = []
-        for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")):
+        for row in _rows(text[: text.rfind("\n") + 1]):
             epoch = row.get("epoch") or ""
             if not epoch.isdigit():
                 continue
@@ -60,6 +60,13 @@ class MetricsFile:
                 self._told.add(self.epoch)
                 found.append((self.epoch, value))
         return found
+
+
+def _rows(text: str) -> list[dict[str, str | None]]:
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error:
+        return []  # no table: the trial is judged by its result
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def read_outcome(folder: Path, code: int, metrics: Sequence[str]) -> Outcome:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Outcome(None, "exit code 0, but there is no result.json")
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return Outcome(None, "exit code 0, but result.json is no JSON")
     if not isinstance(result, dict) or result.get("status") != "completed":
         return Outcome(None, "exit code 0, but result.json does not say that it completed")
@@ -121,7 +128,7 @@ def tail(folder: Path) -> str:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 4 * _TAIL_CHARACTERS))
             text = file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return ""
     lines = text.replace("\r", "\n").splitlines()[-_TAIL_LINES:]
     return "\n".join(lines)[-_TAIL_CHARACTERS:]
@@ -130,8 +137,8 @@ def tail(folder: Path) -> str:
 def _said(folder: Path) -> str:
     """The message with which the command ended, else the last line that it printed."""
     try:
-        return (folder / ERROR).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+        return (folder / ERROR).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
         lines = [line.strip() for line in tail(folder).splitlines() if line.strip()]
         return lines[-1] if lines else "it said nothing"
 
@@ -148,8 +155,13 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _number(text: str | None) -> float | None:

@@ -64,9 +64,10 @@ class ForkServer:
         self.program = program
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([preload])
-        self._warm_up(root)
+        self._root = root
+        self._warm_up()
 
-    def _warm_up(self, root: Path) -> None:
+    def _warm_up(self) -> None:
         """Start the server now: it imports while the caller goes on.
 
         It finds the package by PYTHONPATH: it starts before it knows the caller's sys.path.
@@ -74,7 +75,7 @@ class ForkServer:
         from multiprocessing import forkserver
 
         before = dict(os.environ)
-        paths = [str(root), os.environ.get("PYTHONPATH", "")]
+        paths = [str(self._root), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         # Asked for a GPU, torch shall look at the driver's list instead of starting CUDA.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
@@ -86,6 +87,7 @@ class ForkServer:
 
     def start(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
         """Fork."""
+        self._warm_up()  # the server may have died meanwhile
         process = self._context.Process(
             target=_run_forked,
             # The server knows the variables of its own start only.
@@ -190,6 +192,18 @@ class _Started:
         if code is not None and self._process.stdin is not None:
             self._process.stdin.close()
         return code
+
+
+def open_standard_files() -> None:
+    """Give a process that was started with closed standard files some that lead nowhere.
+
+    A pipe to a child would take their numbers, and the child overwrites those with its own.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def end_with_driver() -> None:

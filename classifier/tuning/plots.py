@@ -15,7 +15,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState
 
 from classifier.files import replacing
-from classifier.tuning.study import DEFAULT, SweepStudy, was_interrupted
+from classifier.tuning.study import SweepStudy
+from classifier.tuning.trials import DEFAULT, was_interrupted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -97,6 +97,8 @@ def _unknown(key: str, name: str, kind: str) -> ConfigError:
 
 def _build(spec: Mapping[str, Any], key: str, module: str, defaults: Mapping[str, Any]) -> Any:
     path = str(spec["class_path"])
+    if not isinstance(spec.get("init_args") or {}, Mapping):
+        raise ConfigError(f"{key}.init_args", "must be a mapping", got=spec["init_args"])
     if "." not in path and not hasattr(import_module(module), path):
         raise _unknown(f"{key}.class_path", path, module.rpartition(".")[2].removesuffix("s"))
     cls = import_path(path if "." in path else f"{module}.{path}", f"{key}.class_path")

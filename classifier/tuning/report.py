@@ -12,8 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from classifier.files import write_text
 from classifier.tuning.plots import short_names
-from classifier.tuning.study import REASON, RETRY_OF, SweepStudy, was_interrupted
+from classifier.tuning.study import SweepStudy
 from classifier.tuning.summary import SweepResult, epochs_of
+from classifier.tuning.trials import REASON, RETRY_OF, was_interrupted
 
 # Nothing is loaded and nothing runs, whatever an error text or a class name says.
 _PAGE = """<!DOCTYPE html>

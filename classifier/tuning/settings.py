@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from classifier.errors import ConfigError
 from classifier.runs import slug
@@ -152,6 +153,12 @@ def masked(url: str) -> str:
     return re.sub(r"(?i)(password=)(?!\$\{\w+\})[^&]*", r"\1***", hidden)
 
 
+def shown(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section without its password."""
+    url = section.get("storage")
+    return {**section, "storage": masked(url)} if isinstance(url, str) else dict(section)
+
+
 def _filled_in(url: str) -> str:
     """`${NAME}` replaced by the environment's variables."""
 
@@ -161,7 +168,10 @@ def _filled_in(url: str) -> str:
                 "optuna.storage", f"the environment has no variable {match[1]}",
                 remedy=f"Write export {match[1]}=... before the command",
             )  # fmt: skip
-        return os.environ[match[1]]
+        found = os.environ[match[1]]
+        # A part of a URL is quoted where it must be; a whole URL, and what is quoted, stays.
+        plain = match[0] == url or re.fullmatch(r"[\w.~%+-]*", found)
+        return found if plain else quote(found, safe="")
 
     filled = _VARIABLE.sub(value, url)
     if "://" not in filled:
@@ -194,7 +204,7 @@ class _Section:
         if value is None:
             return None
         good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not good or not 0 < value < float("inf"):
+        if not good or not 0 < value < 2**53:
             self.add(name, f"must be a {'whole ' if whole else ''}number above 0", got=value)
             return None
         return value

@@ -39,7 +39,7 @@ class Parameter:
 
     def stored_of(self, value: Any) -> Any:
         """What the study holds for a value of the configuration."""
-        return next((name for name, choice in self.named.items() if choice == value), value)
+        return next((name for name, choice in self.named.items() if same(choice, value)), value)
 
     def holds(self, stored: Any) -> bool:
         """Whether a stored value lies in the distribution."""
@@ -182,7 +182,11 @@ def _applies(parameter: Parameter, params: Mapping[str, Any]) -> bool:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality of stored values that tells true from 1."""
+    """Equality that tells true from 1, in lists and mappings too."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
     return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
 
 

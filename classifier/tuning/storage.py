@@ -55,6 +55,7 @@ class Storage:
         self.shown = masked(url)
         self.study_name = study_name
         self.folder = folder
+        self.running: list[set[int]] = []
         self.is_shared = self.url.get_backend_name() != "sqlite"
         self.presence = self._appear()
         engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
@@ -80,20 +81,24 @@ class Storage:
         """Take a lock that the system gives back when this process ends, however it does."""
         if self.is_shared:
             drivers = self.folder / "drivers"
-            drivers.mkdir(parents=True, exist_ok=True)
             file = drivers / f"{socket.gethostname()}.{uuid.uuid4().hex[:12]}.lock"
         else:
             database = Path(self.url.database or "study.db")
-            database.parent.mkdir(parents=True, exist_ok=True)
             file = database.with_name(f".{database.name}.lock")
         lock = FileLock(str(file), timeout=0)
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise ConfigError(
                 "optuna.storage", "another sweep is working on this study",
                 got=self.shown,
                 remedy="Wait for it, or let several share a PostgreSQL storage",
+            ) from None  # fmt: skip
+        except OSError as error:
+            raise ConfigError(
+                "optuna.storage", f"no lock can be had beside it ({error})", got=self.shown,
+                remedy="Choose a folder that can be written to",
             ) from None  # fmt: skip
         return lock
 
@@ -192,7 +197,8 @@ class Storage:
             storage.engine.dispose()
         file = Path(self.presence.lock_file)
         self.presence.release()
-        if self.is_shared and file.exists():
+        # While a trial of this driver is not told to have ended, the file shows that it is gone.
+        if self.is_shared and file.exists() and not any(self.running):
             os.unlink(file)
 
 
@@ -205,6 +211,17 @@ def sqlalchemy_url(url: str) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)
         parsed.get_dialect().import_dbapi()
+        in_memory = parsed.database in (None, "", ":memory:") or "mode=memory" in url
+        if parsed.get_backend_name() == "sqlite" and in_memory:
+            raise ConfigError(
+                "optuna.storage", "a database in memory is lost with the sweep",
+                remedy="Write sqlite:///path/study.db, or null",
+            )  # fmt: skip
+        if url.partition("://")[2].partition("?")[0].count("@") > 1:
+            raise ConfigError(
+                "optuna.storage", "the password holds an @", got=masked(url),
+                remedy="Write it percent-encoded: %40",
+            )  # fmt: skip
     except sqlalchemy.exc.ArgumentError:
         raise ConfigError(
             "optuna.storage", "is no database URL",

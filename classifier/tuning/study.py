@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,31 @@ from optuna.samplers import BruteForceSampler, GridSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, RunError
 from classifier.tuning.plugins import build_pruner, build_sampler, seed_for
 from classifier.tuning.settings import Settings
 from classifier.tuning.storage import Storage
+from classifier.tuning.trials import (
+    DEFAULT,
+    DRIVER,
+    FIRST,
+    INTERRUPTED,
+    LOG_TAIL,
+    MOST_CRASHES,
+    REASON,
+    RETRY_OF,
+    as_stored,
+    chain,
+    counted_of,
+    crashes,
+    differences,
+    superseded,
+    was_interrupted,
+)
 
 log = logging.getLogger(__name__)
 
-# A trial that got no further in so many crashes of its driver is given up: it may be their cause.
-_MOST_CRASHES = 10
 _SWEEP, _CONFIG, _EXHAUSTED = "sweep", "config", "exhausted"  # user attributes of the study
-DEFAULT, DRIVER, FIRST, INTERRUPTED = "default", "driver", "first", "interrupted"  # of a trial
-LOG_TAIL, REASON, RETRY_OF = "log_tail", "reason", "retry_of"
 
 
 @dataclass(frozen=True)
@@ -74,13 +87,13 @@ class SweepStudy:
         self.seed = int(config.get("seed_everything") or 0)
         self.first = first
         self.running: set[int] = set()
+        storage.running.append(self.running)
         self._queued: set[int] = set()
         self._given_up = given_up
-        with storage.locked():
-            self.study = self._open()
-            # Samplers that have tried everything call it, and it works within optimize() only.
-            self.study.stop = self._note_exhausted  # type: ignore[method-assign]
-            self._check_unchanged(config)
+        self.study = storage.patiently(self._open, given_up)
+        # Samplers that have tried everything call it, and it works within optimize() only.
+        self.study.stop = self._note_exhausted  # type: ignore[method-assign]
+        storage.patiently(lambda: self._check_unchanged(config), given_up)
 
     def _open(self) -> optuna.Study:
         directions = [StudyDirection[o.direction.upper()] for o in self.settings.objectives]
@@ -89,15 +102,17 @@ class SweepStudy:
             "storage": self.storage.optuna,
             "pruner": build_pruner(self.settings.pruner),
         }
-        try:
-            return optuna.create_study(directions=directions, **arguments)
-        except DuplicatedStudyError:
-            return optuna.load_study(**arguments)
+        with self.storage.locked():
+            try:
+                return optuna.create_study(directions=directions, **arguments)
+            except DuplicatedStudyError:
+                return optuna.load_study(**arguments)
 
     def _check_unchanged(self, config: Mapping[str, Any]) -> None:
-        now = {
+        config = as_stored(config)
+        now: dict[str, Any] = {
             "objectives": [[o.metric, o.direction] for o in self.settings.objectives],
-            "search_spaces": self.settings.space.described(),
+            "search_spaces": as_stored(self.settings.space.described()),
         }
         attributes = self.study.user_attrs
         before = attributes.get(_SWEEP)
@@ -106,14 +121,14 @@ class SweepStudy:
             self.study.set_user_attr(_SWEEP, now)
             self.study.set_user_attr(_CONFIG, dict(config))
             return
-        changes = list(_differences(before, now, "optuna"))
+        changes = list(differences(before, now, "optuna"))
         if changes:
             raise ConfigError(
                 "optuna.study_name", f"the study {self.settings.study_name} was begun with other "
                 f"settings: {'; '.join(changes)}",
                 remedy="Use a new study_name, or put the settings back",
             )  # fmt: skip
-        changes = list(_differences(attributes.get(_CONFIG, {}), config, ""))
+        changes = list(differences(attributes.get(_CONFIG, {}), config, ""))
         if changes:
             log.warning(
                 "the configuration has changed since the study began, so its trials may not "
@@ -138,33 +153,46 @@ class SweepStudy:
 
     def claim(self) -> Claim | None:
         """The next trial for this driver; None when all n_trials are done or being done."""
-        return self.storage.patiently(self._claim, self._given_up)
+        asked = self.storage.patiently(self._ask, self._given_up)
+        if asked is None:
+            return None
+        trial, retry_of = asked
+        try:
+            params = self.storage.patiently(lambda: self._draw(trial), self._given_up)
+        except ValueError as error:
+            self.fail(trial, f"the sampler cannot draw: {error}", "")
+            raise RunError(f"optuna.sampler: it cannot draw from this space: {error}") from error
+        return Claim(trial, params, retry_of)
 
-    def _claim(self) -> Claim | None:
+    def _ask(self) -> tuple[Trial, tuple[int, ...]] | None:
         with self.storage.locked():
             trials = self._mend()
             if self._queue_first(trials):
-                trials = self.trials()
-            if len(list(_counted(trials))) >= self.settings.n_trials:
+                trials = self._trials()
+            if len(list(counted_of(trials))) >= self.settings.n_trials:
                 return None
             waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
             if not waiting and self.study.user_attrs.get(_EXHAUSTED):
                 log.info("the sampler has tried everything that there is to try")
                 return None
-            number = min(waiting) if waiting else len(trials)
+            # A repetition takes a number, but no draw: a sweep draws alike, interrupted or not.
+            number = sum(RETRY_OF not in trial.user_attrs for trial in trials)
             self.study.sampler = build_sampler(
                 self.settings.sampler,
                 seed_for(self.settings.sampler, self.seed, number),
                 conditional=self.settings.space.is_conditional,
             )
-            trial = self.study.ask()
+            with warnings.catch_warnings():
+                # Heart beats are recorded here, and not by the thread of optimize().
+                warnings.filterwarnings("ignore", message="Heartbeat of storage")
+                trial = self.study.ask()
             if self.storage.is_shared:
                 trial.set_user_attr(DRIVER, self.storage.driver)
                 self.storage.beat([trial._trial_id])
             self.running.add(trial.number)
             if waiting:
                 self._queued.add(trial.number)
-        return Claim(trial, self._draw(trial), tuple(_chain(trial.user_attrs, trials)))
+        return trial, tuple(chain(trial.user_attrs, trials))
 
     def _queue_first(self, trials: list[FrozenTrial]) -> bool:
         queued = {trial.user_attrs.get(FIRST) for trial in trials}
@@ -193,28 +221,35 @@ class SweepStudy:
 
     def _mend(self) -> list[FrozenTrial]:
         """Fail what dead drivers left running, and queue once more what was interrupted."""
-        trials = self.trials()
+        trials = self._trials()
         self.storage.beat([t._trial_id for t in trials if t.number in self.running])
         for trial in trials:
             foreign = trial.state is TrialState.RUNNING and trial.number not in self.running
             if foreign and self.storage.is_dead(trial.user_attrs.get(DRIVER)):
                 self.study.tell(trial.number, state=TrialState.FAIL)
         self.storage.fail_stale(self.study)
-        trials = self.trials()
-        superseded = _superseded(trials)
+        trials = self._trials()
+        repeated = superseded(trials)
         for trial in trials:
-            lost = was_interrupted(trial) and trial.number not in superseded
-            if lost and _crashes(trial, trials) < _MOST_CRASHES:
+            lost = was_interrupted(trial) and trial.number not in repeated
+            if lost and crashes(trial, trials) < MOST_CRASHES:
                 self._queue_again(trial)
-        return self.trials()
+        return self._trials()
 
     def _queue_again(self, trial: FrozenTrial) -> None:
         log.info("trial %d was interrupted: it runs again", trial.number)
         kept = {k: v for k, v in trial.user_attrs.items() if k in (DEFAULT, FIRST)}
-        self.study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number, **kept})
+        # It may have died before all of its values were drawn.
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if kept.get(FIRST) is not None:
+            params = dict(self.first[kept[FIRST]][0])
+        self.study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number, **kept})
 
     def queue_interrupted(self) -> None:
         """Queue interrupted trials again, for the next start."""
+        self.storage.patiently(self._mend_locked, self._given_up)
+
+    def _mend_locked(self) -> None:
         with self.storage.locked():
             self._mend()
 
@@ -253,6 +288,10 @@ class SweepStudy:
 
         self._finish(trial, tell)
 
+    def lose(self, trial: Trial) -> None:
+        """Something else than this driver ended the trial; it will be queued again."""
+        self._finish(trial, lambda: self.study.tell(trial, state=TrialState.FAIL))
+
     def interrupt(self, trial: Trial) -> None:
         """The trial was ended with its driver; it will be queued again."""
 
@@ -288,6 +327,9 @@ class SweepStudy:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number."""
+        return self.storage.patiently(self._trials, self._given_up)
+
+    def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
     def best(self) -> FrozenTrial | None:
@@ -300,58 +342,11 @@ class SweepStudy:
 
     def is_running_elsewhere(self) -> bool:
         """Whether other drivers are running trials of this study."""
-        trials = self.storage.patiently(self.trials, self._given_up)
         return any(
             trial.state is TrialState.RUNNING and trial.number not in self.running
-            for trial in trials
+            for trial in self.trials()
         )
 
     def counted(self) -> list[FrozenTrial]:
         """The trials that make up n_trials: begun, and not superseded by a repetition."""
-        return list(_counted(self.trials()))
-
-
-def was_interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial ended with its driver and not for a reason of its own."""
-    return trial.state is TrialState.FAIL and REASON not in trial.user_attrs
-
-
-def _superseded(trials: list[FrozenTrial]) -> set[int]:
-    return {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
-
-
-def _counted(trials: list[FrozenTrial]) -> Iterator[FrozenTrial]:
-    superseded = _superseded(trials)
-    for trial in trials:
-        if trial.state is not TrialState.WAITING and trial.number not in superseded:
-            yield trial
-
-
-def _chain(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> Iterator[int]:
-    """The numbers of the trials that one repeats, newest first."""
-    number = attributes.get(RETRY_OF)
-    while number is not None:
-        yield number
-        number = trials[number].user_attrs.get(RETRY_OF)
-
-
-def _crashes(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
-    """How often in a row a trial's driver died without an epoch more than the time before."""
-    count = 0
-    for number in _chain({RETRY_OF: trial.number}, trials):
-        this = trials[number]
-        before = this.user_attrs.get(RETRY_OF)
-        epochs = [len(t.intermediate_values) for t in (this, trials[before or 0])]
-        if this.user_attrs.get(INTERRUPTED) or (before is not None and epochs[0] > epochs[1]):
-            break
-        count += 1
-    return count
-
-
-def _differences(before: Any, now: Any, key: str) -> Iterator[str]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for name in dict.fromkeys([*before, *now]):
-            here = f"{key}.{name}" if key else str(name)
-            yield from _differences(before.get(name), now.get(name), here)
-    elif before != now:
-        yield f"{key} was {before!r} and is {now!r}"
+        return list(counted_of(self.trials()))

@@ -14,8 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from classifier.files import replacing, write_text
 from classifier.runs import BEST, CHECKPOINTS, Result
+from classifier.terminal import show
 from classifier.tuning.settings import Settings
-from classifier.tuning.study import DEFAULT, REASON, RETRY_OF, SweepStudy, was_interrupted
+from classifier.tuning.study import SweepStudy
+from classifier.tuning.trials import DEFAULT, REASON, RETRY_OF, was_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -216,3 +218,23 @@ def compared_once(settings: Settings, result: SweepResult) -> Sequence[str]:
         "run each: the best of many runs looks better than it is. "
         "optuna.confirm repeats both over seeds."
     ]
+
+
+def print_summary(result: SweepResult) -> None:
+    """Print counts, the best trial, the verdict, and what to do with it."""
+    counts = {
+        "complete": result.num_complete, "pruned": result.num_pruned,
+        "failed": result.num_failed, "to be repeated": result.num_interrupted,
+    }  # fmt: skip
+    told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    show(f"{sum(counts.values())} of {result.n_trials} trials: {told or 'none'}")
+    for name, value in result.metrics.items():
+        show(f"best {name}: {value:.6g} (trial {result.best_trial})")
+    for key, value in result.best_params.items():
+        show(f"  {key}: {value}")
+    if result.pareto_trials:
+        show(f"Pareto front: trials {', '.join(map(str, result.pareto_trials))}")
+    for line in result.verdict:
+        show(line)
+    for file in result.best_configs:
+        show(f"train it with: python main.py --config {Path(result.output_dir, file).as_posix()}")

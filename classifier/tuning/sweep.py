@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import optuna
@@ -24,18 +25,26 @@ from classifier.terminal import Log, show
 from classifier.trees import lookup
 from classifier.tuning.confirming import CANDIDATE, SEED, judge, plan, values_by_seed
 from classifier.tuning.devices import pool_of, showing
-from classifier.tuning.driver import Driver, Ending
+from classifier.tuning.driver import Driver, Ending, obeying
 from classifier.tuning.following import tail
-from classifier.tuning.launching import ForkServer, Launcher, Program, Subprocess, kill
+from classifier.tuning.launching import (
+    ForkServer,
+    Launcher,
+    Program,
+    Subprocess,
+    kill,
+    open_standard_files,
+)
 from classifier.tuning.progress import Progress
 from classifier.tuning.settings import parse_settings
 from classifier.tuning.space import SearchSpace
-from classifier.tuning.storage import Storage
-from classifier.tuning.study import DEFAULT, SweepStudy
+from classifier.tuning.storage import Storage, sqlalchemy_url
+from classifier.tuning.study import SweepStudy
 from classifier.tuning.summary import (
     TRIALS,
     SweepResult,
     compared_once,
+    print_summary,
     summarise,
     take_as_best,
     write_best_configs,
@@ -43,6 +52,7 @@ from classifier.tuning.summary import (
     write_result,
     write_trials,
 )
+from classifier.tuning.trials import DEFAULT
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +77,15 @@ def sweep(
         RunError: no trial completed.
         Interrupted: a signal ended the sweep; the same command continues it.
     """
+    open_standard_files()
     record = Log()
     record.start()
     # Optuna tells every trial on its own; here a line is for what a person wants to know.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return _Sweep(tree, experiment, started, (program, preload), record).execute()
+        job = _Sweep(tree, experiment, started, (program, preload), record)
+        with obeying(job.note):
+            return job.execute()
     finally:
         record.stop()
 
@@ -98,6 +111,10 @@ class _Sweep:
         self.ending = Ending()
         self.until = float("inf")
 
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """A signal while no trial runs: what is being done is finished, and nothing begun."""
+        self.ending.signum = signum
+
     def execute(self) -> SweepResult:
         self._check_resuming()
         launcher = self._launcher(str(self.section.get("launcher") or ""))
@@ -107,7 +124,15 @@ class _Sweep:
         self.launcher = self._launcher_for(launcher, int(facts["num_devices"]))
         self.devices = pool_of(self.settings.devices)
         self.folder = RUNS / self.settings.folder_name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.settings.storage is not None:
+            sqlalchemy_url(self.settings.storage)  # a mistake in it shall leave no folder
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                "optuna.study_name", f"its folder cannot be made ({error.strerror})",
+                got=self.settings.study_name, remedy="Use another name",
+            ) from error  # fmt: skip
         url = self.settings.storage or f"sqlite:///{(self.folder / 'study.db').as_posix()}"
         storage = Storage(url, self.settings.study_name, self.folder)
         try:
@@ -132,7 +157,10 @@ class _Sweep:
 
     def _launcher(self, asked: str) -> Launcher:
         if asked != "subprocess" and "forkserver" in multiprocessing.get_all_start_methods():
-            return ForkServer(*self.program, _ROOT)
+            try:
+                return ForkServer(*self.program, _ROOT)
+            except OSError as error:
+                log.warning("no server to fork trials from (%s): each is started anew", error)
         return Subprocess(_ROOT / "main.py")
 
     def _launcher_for(self, launcher: Launcher, num_devices: int) -> Launcher:
@@ -157,6 +185,8 @@ class _Sweep:
             child = launcher.start(words, folder, self._first_device())
             try:
                 while (code := child.poll()) is None:
+                    if self.ending.signum is not None:
+                        raise Interrupted(self.ending.signum)
                     time.sleep(_POLL_SECONDS)
             finally:
                 kill(child)
@@ -306,7 +336,7 @@ class _Sweep:
             write_pictures(study, result, self.folder)
         if self.ending.failure is not None and result.num_complete:
             log.warning("the sweep ended early: %s", self.ending.failure)
-        _print(result)
+        print_summary(result)
         show(self.folder.as_posix())
         if self.ending.signum is not None:
             raise Interrupted(self.ending.signum)
@@ -318,25 +348,6 @@ class _Sweep:
         reasons = self.ending.reasons
         said = self.ending.failure or "no trial completed"
         return f"{said}: {reasons[0]}" if reasons else said
-
-
-def _print(result: SweepResult) -> None:
-    counts = {
-        "complete": result.num_complete, "pruned": result.num_pruned,
-        "failed": result.num_failed, "to be repeated": result.num_interrupted,
-    }  # fmt: skip
-    told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
-    show(f"{sum(counts.values())} of {result.n_trials} trials: {told or 'none'}")
-    for name, value in result.metrics.items():
-        show(f"best {name}: {value:.6g} (trial {result.best_trial})")
-    for key, value in result.best_params.items():
-        show(f"  {key}: {value}")
-    if result.pareto_trials:
-        show(f"Pareto front: trials {', '.join(map(str, result.pareto_trials))}")
-    for line in result.verdict:
-        show(line)
-    for file in result.best_configs:
-        show(f"train it with: python main.py --config {Path(result.output_dir, file).as_posix()}")
 
 
 def _dumped(tree: Mapping[str, Any]) -> str:

@@ -297,3 +297,18 @@ def test_confirmed_sweep_says_what_the_seeds_say(
     again = main(["--config", "cfg.yaml"])
     assert isinstance(again, SweepResult)
     assert again.verdict == result.verdict
+
+
+@pytest.mark.long
+def test_trial_of_two_devices_is_a_command_of_its_own(
+    sweeping: dict[str, Any], save: Any, workplace: Path, capfd: Any
+) -> None:
+    sweeping["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    sweeping["optuna"]["n_trials"] = 1
+    result = main(["--config", save(sweeping)])
+    assert isinstance(result, SweepResult)
+    assert result.num_complete == 1
+    assert "a trial uses 2 devices: each is a process of its own" in capfd.readouterr().err
+    output = (workplace / "runs/colours/trials/0000/output.txt").read_text()
+    assert "2 x cpu" in output
+    assert not processes_in(workplace)

@@ -70,7 +70,7 @@ class Sweep:
             text=True,
         )
 
-    def wait(self, seconds: float = 60) -> tuple[int, str, str]:
+    def wait(self, seconds: float = 180) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, err

@@ -115,7 +115,7 @@ def test_storage_is_filled_in_from_the_environment(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PW", "pass@word")
     url = "postgresql://me:${PW}@host/db"
     settings = parse_settings({**GOOD, "storage": url}, "study")
-    assert settings.storage == "postgresql://me:pass@word@host/db"
+    assert settings.storage == "postgresql://me:pass%40word@host/db"
     assert settings.storage_shown == url
     for secret in ("secret", "sec@ret", "sec/ret", "sec:ret"):
         assert masked(f"postgresql://me:{secret}@host/db") == "postgresql://me:***@host/db"
