@@ -94,10 +94,10 @@ def _readable(section: Any) -> Iterator[SearchSpace]:
         yield parse_space(section)
     except ConfigError:
         for name, spec in section.items() if isinstance(section, Mapping) else ():
-            if isinstance(spec, Mapping):
-                alone = {word: value for word, value in spec.items() if word != "when"}
+            # What depends on another key may be wrong without it.
+            if isinstance(spec, Mapping) and "when" not in spec:
                 try:
-                    yield parse_space({name: alone})
+                    yield parse_space({name: spec})
                 except ConfigError:
                     continue  # told by parse_settings
 

@@ -153,10 +153,13 @@ class Driver:
             try:
                 while True:
                     self._start_trials()
-                    if not self._running and not self._may_be_needed():
+                    if self._running:
+                        self._follow_trials()
+                        time.sleep(_POLL_SECONDS)
+                    elif self._may_be_needed():
+                        time.sleep(_WAIT_SECONDS)
+                    else:
                         break
-                    self._follow_trials()
-                    time.sleep(_POLL_SECONDS if self._running else _WAIT_SECONDS)
             finally:
                 self._kill_all()
                 self.progress.close()

@@ -39,15 +39,22 @@ class Progress:
         study: Knows the best value so far.
         max_epochs: Of a training; None where it has no number.
         num_jobs: Trials at a time.
+        noun: What a trial is called.
     """
 
     def __init__(
-        self, settings: Settings, study: SweepStudy, max_epochs: int | None, num_jobs: int
+        self,
+        settings: Settings,
+        study: SweepStudy,
+        max_epochs: int | None,
+        num_jobs: int,
+        noun: str = "trial",
     ) -> None:
         self.settings = settings
         self.study = study
         self.max_epochs = max_epochs
         self.num_jobs = num_jobs
+        self.noun = noun
         self._live = sys.stderr.isatty()
         self._lines: dict[int, _Line] = {}
         self._seconds: list[float] = []
@@ -60,12 +67,12 @@ class Progress:
         if self._live:
             columns, rows = shutil.get_terminal_size()
             line.bar = tqdm(
-                total=self.max_epochs, desc=f"trial {number}", position=slot, leave=False,
+                total=self.max_epochs, desc=f"{self.noun} {number}", position=slot, leave=False,
                 bar_format=_FORMAT, file=sys.stderr, ncols=columns - 1, nrows=rows,
             )  # fmt: skip
         self._lines[number] = line
         drawn = ", ".join(f"{key} = {_shown(value)}" for key, value in params.items())
-        log.info("trial %d: %s", number, drawn or "the configuration as it is")
+        log.info("%s %d: %s", self.noun, number, drawn or "the configuration as it is")
 
     def epoch(self, number: int, epoch: int, value: float) -> None:
         """A trial has told a value."""
@@ -79,7 +86,7 @@ class Progress:
         elif time.monotonic() - line.said >= _PLAIN_SECONDS:
             line.said = time.monotonic()
             of = f"/{self.max_epochs}" if self.max_epochs else ""
-            log.info("trial %d: epoch %d%s, %s", number, epoch + 1, of, metric)
+            log.info("%s %d: epoch %d%s, %s", self.noun, number, epoch + 1, of, metric)
 
     def completed(self, number: int, values: Sequence[float]) -> None:
         """A trial came to its end."""
@@ -108,12 +115,16 @@ class Progress:
             if line.bar is not None:
                 line.bar.close()
         ended = len(self.study.counted()) - len(self._lines)
-        parts = [f"trial {number} {how}", self._best(), f"{ended} of {self.settings.n_trials}"]
+        parts = [
+            f"{self.noun} {number} {how}",
+            self._best(),
+            f"{ended} of {self.settings.n_trials}",
+        ]
         left = self._left(self.settings.n_trials - ended)
         log.log(level, "%s", "; ".join(part for part in [*parts, left] if part))
 
     def _best(self) -> str:
-        if len(self.settings.objectives) > 1:
+        if len(self.settings.objectives) > 1 or self.noun != "trial":
             return ""
         best = self.study.best()
         return f"best {best.value:.6g} (trial {best.number})" if best is not None else ""

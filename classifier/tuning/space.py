@@ -38,7 +38,7 @@ class Parameter:
         return self.named.get(stored, stored) if isinstance(stored, str) else stored
 
     def stored_of(self, value: Any) -> Any:
-        """What the study holds for a value of the configuration."""
+        """What the study holds for one of the choices."""
         return next((name for name, choice in self.named.items() if same(choice, value)), value)
 
     def holds(self, stored: Any) -> bool:
@@ -128,12 +128,32 @@ class SearchSpace:
         for key, parameter in self.parameters.items():
             if not _applies(parameter, inside):
                 continue
-            stored = parameter.stored_of(lookup(tree, key))
+            stored = self._stored_of(parameter, lookup(tree, key))
             if parameter.holds(stored):
                 inside[key] = stored
             else:
                 outside.append(key)
         return inside, outside
+
+    def _stored_of(self, parameter: Parameter, value: Any) -> Any:
+        """The name of the choice that a value is, apart from inner keys that are searched too."""
+        inner = {
+            k[len(parameter.key) + 1 :]
+            for k in self.parameters
+            if k.startswith(f"{parameter.key}.")
+        }
+
+        def outer(tree: Any) -> Any:
+            return (
+                {k: v for k, v in tree.items() if k not in inner}
+                if isinstance(tree, Mapping)
+                else tree
+            )
+
+        for name, choice in parameter.named.items():
+            if same(outer(choice), outer(value)):
+                return name
+        return value
 
     def probes(self) -> Iterator[dict[str, Any]]:
         """Few sets of stored values that together touch every end of every range and every choice.

@@ -224,10 +224,12 @@ def print_summary(result: SweepResult) -> None:
     """Print counts, the best trial, the verdict, and what to do with it."""
     counts = {
         "complete": result.num_complete, "pruned": result.num_pruned,
-        "failed": result.num_failed, "to be repeated": result.num_interrupted,
+        "failed": result.num_failed,
     }  # fmt: skip
     told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
     show(f"{sum(counts.values())} of {result.n_trials} trials: {told or 'none'}")
+    if result.status == "interrupted":
+        show(f"{result.num_interrupted} to be repeated: the same command again goes on")
     for name, value in result.metrics.items():
         show(f"best {name}: {value:.6g} (trial {result.best_trial})")
     for key, value in result.best_params.items():

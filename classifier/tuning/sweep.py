@@ -231,6 +231,10 @@ class _Sweep:
             )  # fmt: skip
         shown = settings.storage_shown or storage.shown
         log.info('watch it with: optuna-dashboard "%s"  (pip install optuna-dashboard)', shown)
+        if len(study.counted()) >= settings.n_trials:
+            log.info(
+                "all %d trials were begun before; raise optuna.n_trials for more", settings.n_trials
+            )
         self._drive(study, self.folder / TRIALS, self._write_trial)
         result = summarise(study, self.folder)
         if self._may_confirm(study):
@@ -257,13 +261,14 @@ class _Sweep:
         study: SweepStudy,
         folder: Path,
         write_config: Callable[[Path, Mapping[str, Any]], None],
+        noun: str = "trial",
     ) -> None:
         epochs = (self.config.get("trainer") or {}).get("max_epochs")
         max_epochs = epochs if isinstance(epochs, int) and epochs > 0 else None
         jobs = study.settings.n_jobs or len(self.devices) or 1
         driver = Driver(
             study.settings, study, self.launcher, folder, write_config, max_epochs,
-            self.devices, Progress(study.settings, study, max_epochs, jobs), self.ending,
+            self.devices, Progress(study.settings, study, max_epochs, jobs, noun), self.ending,
             self.until,
         )  # fmt: skip
         driver.run()
@@ -301,8 +306,7 @@ class _Sweep:
         if repeats is None:
             result.verdict = ["Nothing to confirm: the default or all other trials have no value."]
             return
-        names = ", ".join(map(str, repeats.candidates))
-        log.info("confirming trials %s over %d seeds each", names, self.settings.confirm.seeds)
+        log.info("trials %s: %d seeds each", repeats.candidates, self.settings.confirm.seeds)
 
         def write(file: Path, params: Mapping[str, Any]) -> None:
             tree = self._config_of(self.settings.space, trials[params[CANDIDATE]].params)
@@ -311,7 +315,9 @@ class _Sweep:
         first: list[tuple[Mapping[str, Any], Mapping[str, Any]]]
         first = [(pair, {}) for pair in repeats.pairs]
         again = SweepStudy(repeats.settings, storage, self.config, first, self._given_up)
-        self._drive(again, self.folder / "confirm" / repeats.settings.study_name[-8:], write)
+        self._drive(
+            again, self.folder / "confirm" / repeats.settings.study_name[-8:], write, "repetition"
+        )
         if len([t for t in again.counted() if t.state.is_finished()]) < len(repeats.pairs):
             result.verdict = ["The repetitions over seeds are not complete yet."]
             return

@@ -66,6 +66,18 @@ def test_plan_repeats_the_default_and_the_best_over_seeds_of_their_own() -> None
     assert repeats.settings.n_trials == 9
 
 
+def test_plan_takes_no_seed_that_a_trial_has_seen() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial({"seed_everything": 1}, user_attrs={"default": True})
+    study.enqueue_trial({"seed_everything": 3})
+    study.optimize(
+        lambda trial: trial.suggest_categorical("seed_everything", [1, 2, 3]), n_trials=2
+    )
+    repeats = plan(parse_settings(GOOD, "s"), Confirm(1, 2), study.trials, seed=1)
+    assert repeats is not None
+    assert {pair[SEED] for pair in repeats.pairs} == {2, 4}
+
+
 def test_plan_is_none_when_there_is_nothing_to_compare() -> None:
     study = optuna.create_study(direction="maximize")
     study.enqueue_trial({"model.x": 0.9}, user_attrs={"default": True})

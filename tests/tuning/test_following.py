@@ -50,6 +50,7 @@ def test_values_are_found_when_the_file_was_written_anew_with_more_columns(tmp_p
         ([1], "result.json does not say that it completed"),
         ({"status": "completed"}, f"{METRIC} was not logged; the metrics are none"),
         ({"status": "completed", "metrics": {METRIC: "high"}}, "is high, which is not finite"),
+        ({"status": "completed", "metrics": {METRIC: 10**400}}, "which is not finite"),
         ({"status": "completed", "metrics": {METRIC: True}}, "is True, which is not finite"),
         ({"status": "completed", "metrics": {METRIC: 1e999}}, "is inf, which is not finite"),
     ],
@@ -61,6 +62,18 @@ def test_outcome_is_a_failure_when_the_result_is_not_whole(
     outcome = read_outcome(tmp_path, 0, [METRIC])
     assert outcome.values is None
     assert reason in str(outcome.reason)
+
+
+def test_odd_files_are_no_reason_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("[" * 200_000)
+    assert "is no JSON" in str(read_outcome(tmp_path, 0, [METRIC]).reason)
+    (tmp_path / "error.txt").mkdir()
+    assert read_outcome(tmp_path, 1, [METRIC]).reason == "exit code 1: it said nothing"
+    file = tmp_path / "metrics.csv"
+    file.write_bytes(b"epoch,step," + METRIC.encode() + b"\n0,1,0.5\n1,\xff\xfe,0.25\n")
+    assert MetricsFile(file, METRIC).new_values() == [(0, 0.5), (1, 0.25)]
+    file.write_text(f"epoch,step,{METRIC}\n0,1,{'9' * 200_000}\n")
+    assert MetricsFile(file, METRIC).new_values() == []
 
 
 def test_outcome_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:

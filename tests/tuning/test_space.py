@@ -39,6 +39,9 @@ def space_of(**specs: Any) -> SearchSpace:
         ({"distribution": "float", "low": 1, "high": 2, "log": True, "step": 0.5}, "beside log: true"),
         ({"distribution": "discrete_uniform", "low": 0, "high": 1}, "discrete_uniform needs step"),
         ({"distribution": "uniform", "low": 0, "high": 1, "step": 0.1}, "uniform takes no 'step'"),
+        ({"distribution": ["uniform"]}, "model.a.distribution: unknown distribution"),
+        ({"distribution": "int", "low": 1, "high": 10**400}, "model.a.high: must be a whole number"),
+        ({"distribution": "categorical", "choices": [[float("nan")]]}, "choices.0: must be plain data"),
         ({"distribution": "categorical"}, "model.a.choices: is missing."),
         ({"distribution": "categorical", "choices": []}, "must be a list of values"),
         ({"distribution": "categorical", "choices": [1, 2, 1]}, "choices.2: equals an earlier choice"),
@@ -56,6 +59,17 @@ def test_space_tells_all_mistakes_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         space_of(a={"distribution": "x"}, b={"distribution": "uniform", "low": 2, "high": 1})
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_one_key_in_two_spellings_is_refused() -> None:
+    spec = {"distribution": "uniform", "low": 0, "high": 1}
+    with pytest.raises(ConfigError, match=r"is the same key as model\.init_args\.a\.1\.p"):
+        parse_space({"model.init_args.a.1.p": spec, "model.a.01.p": spec})
+
+
+def test_own_value_true_is_not_the_choice_one() -> None:
+    space = space_of(a={"distribution": "categorical", "choices": {"all": True, "one": 1}})
+    assert space.own_values({"model": {"a": 1}}) == ({"model.a": "one"}, [])
 
 
 def test_keys_that_no_trial_can_set_are_refused() -> None:
@@ -202,3 +216,15 @@ def test_own_values_are_those_that_lie_in_the_space() -> None:
     own, outside = space.own_values({"model": {"a": 0.5, "b": 0.3, "c": 9, "d": {"name": "Y"}}})
     assert own == {"model.a": 0.5, "model.b": 0.3, "model.d": "Y"}
     assert outside == ["model.c", "model.e"]
+
+
+def test_own_mapping_is_a_choice_when_only_searched_inner_keys_differ() -> None:
+    space = parse_space(
+        {
+            OPTIMIZER: {"distribution": "categorical", "choices": [{"name": "AdamW", "wd": 0.1}, {"name": "SGD"}]},
+            LR: {"distribution": "uniform", "low": 0, "high": 1},
+        }
+    )  # fmt: skip
+    own = {"name": "AdamW", "wd": 0.1, "lr": 0.5}
+    tree = {"model": {"init_args": {"optimizer_config": own}}}
+    assert space.own_values(tree) == ({OPTIMIZER: "AdamW", LR: 0.5}, [])

@@ -235,6 +235,32 @@ def test_changed_configuration_is_told(run_sweep: Any) -> None:
     assert "trials may not compare: trainer.max_epochs was 4 and is 5" in err
 
 
+def test_signal_to_every_process_of_a_job_loses_no_trial(workplace: Path) -> None:
+    content = tree(n_trials=3, n_jobs=2, pruner="NopPruner")
+    content["trainer"].update(pause=0.2, max_epochs=8)
+    sweep = Sweep(workplace, content)
+    sweep.until_started(2)
+    for start in starts(workplace):
+        os.kill(int(start[1]), signal.SIGTERM)
+    sweep.process.send_signal(signal.SIGTERM)
+    assert sweep.wait()[0] == 143
+    content["trainer"]["pause"] = 0.01
+    assert Sweep(workplace, content).wait()[0] == 0
+    trials = study(workplace).trials
+    assert [t.state for t in counted(trials)] == [TrialState.COMPLETE] * 3
+    assert trials[0].params in [t.params for t in counted(trials)]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_sweep_needs_nobody_to_listen(workplace: Path, closed: str) -> None:
+    (workplace / "cfg.yaml").write_text(yaml.safe_dump(tree(n_trials=2)))
+    command = f"{sys.executable} -m tests.tuning.fake_driver cfg.yaml {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", command], cwd=workplace, env=environment, check=False)
+    assert done.returncode == 0
+    assert [t.state for t in study(workplace).trials] == [TrialState.COMPLETE] * 2
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_a_sweep_that_goes_on_later(workplace: Path, signum: int) -> None:
     content = tree(n_trials=4, n_jobs=2, pruner="NopPruner")
