@@ -311,4 +311,5 @@ def test_trial_of_two_devices_is_a_command_of_its_own(
     assert "a trial uses 2 devices: each is a process of its own" in capfd.readouterr().err
     output = (workplace / "runs/colours/trials/0000/output.txt").read_text()
     assert "2 x cpu" in output
-    assert not processes_in(workplace)
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_in(workplace)]
+    assert not [command for command in commands if b"main.py" in command]
