@@ -69,6 +69,7 @@ Common keys
 Examples
   python main.py --config configs/quickstart.yaml
   python main.py --config configs/folder.yaml --trainer.max_epochs 5
+  python main.py --config configs/sweep.yaml        the same command again goes on with it
   python main.py --predict holiday/ --ckpt_path runs/folder/2026-11-21_10-30-00
 
 All keys, generated from the code: python main.py --help all

@@ -218,6 +218,8 @@ class _Job:
             show(f"{', '.join(self.command.configs)}: configuration and data are in order")
             if isinstance(data, ImageDataModule):
                 show(data.summary())
+            for line in facts.get("lines", ()):
+                show(line)
             if trial_folder() is not None:
                 write_text(Path(str(trial_folder()), "survey.json"), json.dumps(facts))
             return None
@@ -245,8 +247,10 @@ class _Job:
         names = known_names(callbacks, data)
         closed = logs_known_names_only(callbacks, model)
         class_names = getattr(data, "class_names", None)
-        facts = survey(config, self.sweep, names, trainer, class_names=class_names, closed=closed)
-        return {**facts, "config": cli.plain()}
+        return survey(
+            config, cli.plain(), self.sweep, names, trainer,
+            class_names=class_names, closed=closed,
+        )  # fmt: skip
 
     def _check_unfinished(
         self, checkpoint: Mapping[str, Any] | None, arguments: Mapping[str, Any]

@@ -214,6 +214,13 @@ def find_checkpoint(path: str) -> Path:
         candidates = [found / CHECKPOINTS / BEST, found / CHECKPOINTS / LAST, found / BEST]
         candidates.append(found / str(_result(found).get("best_checkpoint")))  # a sweep's best
         existing = [candidate for candidate in candidates if candidate.is_file()]
+        front = _result(found).get("pareto_trials")
+        if not existing and front:
+            raise ConfigError(
+                "ckpt_path", "a sweep of several objectives has no single best trial", got=path,
+                remedy="Give one of the Pareto front: "
+                + ", ".join((found / "trials" / f"{number:04d}").as_posix() for number in front),
+            )  # fmt: skip
         if not existing:
             raise ConfigError(
                 "ckpt_path", "the folder holds no checkpoints/best.ckpt or last.ckpt", got=path,

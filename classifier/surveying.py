@@ -6,13 +6,11 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from classifier.cli import ClassifierCLI
 from classifier.errors import ConfigError
 from classifier.model.classifier import ImageClassifier
 from classifier.tuning.distributions import parse_space
-from classifier.tuning.settings import Objective, parse_objectives, parse_settings
+from classifier.tuning.settings import Objective, Settings, parse_objectives, parse_settings
 from classifier.tuning.space import SearchSpace
 
 _SPACES = "optuna.search_spaces"
@@ -20,6 +18,7 @@ _SPACES = "optuna.search_spaces"
 
 def survey(
     config: Mapping[str, Any],
+    resolved: Mapping[str, Any],
     section: Mapping[str, Any],
     names: Mapping[str, bool | None],
     trainer: Any,
@@ -31,6 +30,7 @@ def survey(
 
     Args:
         config: The configuration without the section, which is in order itself.
+        resolved: The same with every default filled in.
         section: `optuna`.
         names: Metrics that a training logs -> whether higher is better, None where unknown.
         trainer: Of the configuration.
@@ -38,14 +38,16 @@ def survey(
         closed: Whether no other metric can be logged: no class of the user's own takes part.
 
     Returns:
-        Facts for the sweep: num_devices of a trial, num_gpus of the machine.
+        Facts for the sweep: the resolved configuration, num_devices of a trial, and lines that
+        say what will be searched.
 
     Raises:
         ConfigError: everything that is wrong, in one message.
     """
     problems: list[ConfigError] = []
+    lines: list[str] = []
     try:
-        parse_settings(section, "study")
+        lines = list(_described(parse_settings(section, "study"), resolved))
     except ConfigError as error:
         problems.append(error)
     problems.extend(_check_objectives(parse_objectives(section), section, names, closed=closed))
@@ -54,9 +56,19 @@ def survey(
     if problems:
         raise ConfigError.together(problems)
     return {
+        "config": resolved,
         "num_devices": trainer.num_devices * trainer.num_nodes,
-        "num_gpus": torch.cuda.device_count(),
+        "lines": lines,
     }
+
+
+def _described(settings: Settings, resolved: Mapping[str, Any]) -> Iterator[str]:
+    """What will be searched, in the words of `--check`."""
+    goals = ", ".join(f"{o.direction} {o.metric}" for o in settings.objectives)
+    keys = list(settings.space.parameters)
+    yield f"sweep: {settings.n_trials} trials, {goals}; {len(keys)} searched: {', '.join(keys)}"
+    for key in settings.space.own_values(resolved)[1]:
+        yield f"sweep: the configuration's own {key} lies outside of its search space"
 
 
 def _check_objectives(

@@ -155,6 +155,11 @@ def _check_number(value: Any, key: str, *, whole: bool) -> None:
 def _categorical(name: str, choices: Any, key: str) -> Parameter:
     if isinstance(choices, Mapping) and choices:
         named = {str(label): choice for label, choice in choices.items()}
+        if len(named) < len(choices):
+            raise ConfigError(
+                key, "names a choice twice: names are text", got=list(choices),
+                remedy="Give each choice a name of its own",
+            )  # fmt: skip
         return Parameter(name, CategoricalDistribution(list(named)), named)
     if not isinstance(choices, list) or not choices:
         raise ConfigError(

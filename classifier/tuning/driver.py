@@ -74,6 +74,7 @@ class Ending:
     Args:
         signum: The signal that ended it.
         failure: Why it gave up.
+        reasons: Of the trials that failed, in order.
     """
 
     signum: int | None = None
@@ -134,7 +135,7 @@ class Driver:
         self.folder = folder
         self.write_config = write_config
         self.max_epochs = max_epochs
-        self.num_jobs = settings.n_jobs or len(devices) or 1
+        self.num_jobs = progress.num_jobs
         self.progress = progress
         self.ending = ending
         self._free = list(devices)
@@ -171,10 +172,10 @@ class Driver:
                 running.kill_at = 0.0
             return
         self.ending.signum = signum
-        log.info(
-            "%s: ending %d running trials; again to end them at once",
-            signal.Signals(signum).name, len(self._running),
-        )  # fmt: skip
+        name, number = signal.Signals(signum).name, len(self._running)
+        if number:
+            trials = "the running trial" if number == 1 else f"{number} running trials"
+            log.info("%s: ending %s; Ctrl-C again ends at once", name, trials)
 
     @property
     def given_up(self) -> bool:
@@ -254,14 +255,14 @@ class Driver:
         for running in list(self._running):
             code = running.child.poll()
             if code is not None or now >= running.read_at:
-                self._read(running, code)
+                self._read(running)
                 running.read_at = now + _READ_SECONDS
             if code is not None:
                 self._finish(running, code)
             else:
                 self._end_where_due(running, now)
 
-    def _read(self, running: _Running, code: int | None) -> None:
+    def _read(self, running: _Running) -> None:
         for epoch, value in running.metrics.new_values():
             if running.ending is not None:
                 return
@@ -315,7 +316,7 @@ class Driver:
         if outcome.values is None:
             self._fail(running, outcome.reason or "")
             return
-        self.study.complete(running.claim.trial, outcome.values)
+        self.study.complete(running.claim.trial, outcome.values, outcome.epochs)
         self._finished.append(True)
         self.progress.completed(running.number, outcome.values)
 

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, TPESampler
 
 from classifier.errors import ConfigError
 from classifier.importing import check_arguments, import_path, public_names
+from classifier.tuning.space import SearchSpace
 
 # Their seed orders all points of the study: a grid, a quasi-random sequence.
 _ONE_SEED = ("GridSampler", "QMCSampler")
@@ -64,6 +65,33 @@ def seed_for(spec: Mapping[str, Any] | None, base: int, number: int) -> int:
         if str(spec["class_path"]).endswith(_ONE_SEED):
             return base
     return (base + number) % 2**32
+
+
+def check_grid(spec: Mapping[str, Any], space: SearchSpace) -> None:
+    """Compare the points of a GridSampler with the search space that they are drawn from.
+
+    Args:
+        spec: The sampler's class_path and init_args; other samplers have no points.
+        space: What is searched.
+
+    Raises:
+        ConfigError: a key stands in one of them only, or a point lies outside.
+    """
+    points = (spec.get("init_args") or {}).get("search_space")
+    if not str(spec["class_path"]).endswith("GridSampler") or not isinstance(points, Mapping):
+        return
+    key = "optuna.sampler.init_args.search_space"
+    for name in [*points, *space.parameters]:
+        if name not in points or name not in space.parameters:
+            where = "search_spaces" if name in points else "the grid"
+            raise ConfigError(
+                f"{key}.{name}", f"is missing in {where}",
+                remedy="The grid and optuna.search_spaces must hold the same keys",
+            )  # fmt: skip
+    for name, values in points.items():
+        for value in values:
+            if not space.parameters[name].holds(value):
+                raise ConfigError(f"{key}.{name}", "lies outside of its search space", got=value)
 
 
 def build_plugin(

@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from classifier.tuning.settings import Settings
 from classifier.tuning.study import SweepStudy
+from classifier.tuning.trials import was_interrupted
 
 log = logging.getLogger(__name__)
 
 # Where nobody watches live, a running trial says so often how far it is.
 _PLAIN_SECONDS = 30.0
+_INTERRUPTED = "interrupted"
 _FORMAT = "{desc} |{bar:10}| {n_fmt}/{total_fmt} epochs, {remaining} left{postfix}"
 
 
@@ -106,21 +108,21 @@ class Progress:
 
     def interrupted(self, number: int) -> None:
         """A trial was ended with the sweep."""
-        self._ended(number, "interrupted")
+        self._ended(number, _INTERRUPTED)
 
     def _ended(self, number: int, how: str, level: int = logging.INFO) -> None:
         line = self._lines.pop(number, None)
         if line is not None:
             self._seconds.append(time.monotonic() - line.started)
-            if line.bar is not None:
-                line.bar.close()
-        ended = len(self.study.counted()) - len(self._lines)
+            _close(line)
+        ended = sum(t.state.is_finished() and not was_interrupted(t) for t in self.study.counted())
         parts = [
             f"{self.noun} {number} {how}",
             self._best(),
             f"{ended} of {self.settings.n_trials}",
         ]
-        left = self._left(self.settings.n_trials - ended)
+        going_on = how != _INTERRUPTED
+        left = self._left(self.settings.n_trials - ended) if going_on else ""
         log.log(level, "%s", "; ".join(part for part in [*parts, left] if part))
 
     def _best(self) -> str:
@@ -138,8 +140,14 @@ class Progress:
     def close(self) -> None:
         """Take the live lines away."""
         for line in self._lines.values():
-            if line.bar is not None:
-                line.bar.close()
+            _close(line)
+
+
+def _close(line: _Line) -> None:
+    """Take a live line away; what is printed next begins at the left."""
+    if line.bar is not None:
+        line.bar.close()
+        sys.stderr.write("\r")
 
 
 def _shown(value: Any) -> str:

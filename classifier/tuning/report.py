@@ -14,7 +14,7 @@ from classifier.files import write_text
 from classifier.tuning.plots import short_names
 from classifier.tuning.study import SweepStudy
 from classifier.tuning.summary import SweepResult, epochs_of
-from classifier.tuning.trials import REASON, RETRY_OF, was_interrupted
+from classifier.tuning.trials import REASON, RETRY_OF, values_used, was_interrupted
 
 # Nothing is loaded and nothing runs, whatever an error text or a class name says.
 _PAGE = """<!DOCTYPE html>
@@ -59,6 +59,13 @@ _PAGE = """<!DOCTYPE html>
 <tr><td>{{ key }}</td>{% for column in chosen %}<td class="n">{{ column.cells[key] }}</td>
 {% endfor %}</tr>{% endfor %}</tbody>
 </table></div>{% endif %}
+{% if repeated %}<h2>Repeated over seeds</h2>
+<div class="scroll"><table>
+<thead><tr><th>{{ result.monitor }}</th>
+{% for seed in repeated.seeds %}<th>seed {{ seed }}</th>{% endfor %}</tr></thead>
+<tbody>{% for name, cells in repeated.rows.items() %}<tr><td>{{ name }}</td>
+{% for cell in cells %}<td class="n">{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody>
+</table></div>{% endif %}
 {% for title, source in pictures.items() %}<h2>{{ title }}</h2>
 <img alt="{{ title }}" src="{{ source }}">
 {% endfor %}
@@ -95,6 +102,7 @@ def write_report(
         counts=_counts(result),
         keys=[*metrics, *settings.space.parameters],
         chosen=_chosen(study, result),
+        repeated=_repeated(result),
         pictures={title: _as_data(file) for title, file in plots.items()},
         header=["trial", "state", *metrics, *names.values(), "epochs", "seconds", "remark"],
         rows=[_row(trial, study, result) for trial in study.trials()],
@@ -102,6 +110,18 @@ def write_report(
     file = folder / "index.html"
     write_text(file, text)
     return file
+
+
+def _repeated(result: SweepResult) -> dict[str, Any] | None:
+    """The values of the repetitions: a row a trial, a column a seed."""
+    seeds = sorted({seed for values in result.confirmed.values() for seed in values})
+    rows = {
+        "default" if number == result.default_trial else f"trial {number}": [
+            _shown(values.get(seed, "failed")) for seed in seeds
+        ]
+        for number, values in result.confirmed.items()
+    }
+    return {"seeds": seeds, "rows": rows} if seeds else None
 
 
 def _counts(result: SweepResult) -> str:
@@ -130,9 +150,9 @@ def _cells(trial: FrozenTrial, study: SweepStudy) -> dict[str, str]:
     """Metrics and parameters of a trial as text."""
     metrics = [objective.metric for objective in study.settings.objectives]
     values: Sequence[Any] = trial.values or [""] * len(metrics)
+    used = values_used(trial)
     params = {
-        key: _shown(trial.params[key]) if key in trial.params else ""
-        for key in study.settings.space.parameters
+        key: _shown(used[key]) if key in used else "" for key in study.settings.space.parameters
     }
     return {**dict(zip(metrics, map(_shown, values), strict=True)), **params}
 

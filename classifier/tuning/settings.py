@@ -13,7 +13,7 @@ from classifier.errors import ConfigError
 from classifier.runs import slug
 from classifier.tuning.distributions import parse_space
 from classifier.tuning.launching import LAUNCHERS
-from classifier.tuning.plugins import build_plugin
+from classifier.tuning.plugins import build_plugin, check_grid
 from classifier.tuning.space import SearchSpace
 
 _DIRECTIONS = ("minimize", "maximize")
@@ -137,6 +137,8 @@ def parse_settings(section: Mapping[str, Any], experiment: str) -> Settings:
     if section.get("n_trials") is None:
         reader.add("n_trials", "is missing", remedy="Write how many trials the study has in total")
     reader.check_together()
+    if settings["space"] is not None and settings["sampler"] is not None:
+        reader.collecting(lambda: check_grid(settings["sampler"], settings["space"]))
     if reader.problems:
         raise ConfigError.together(reader.problems)
     return Settings(**settings)

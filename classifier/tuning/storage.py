@@ -170,7 +170,9 @@ class Storage:
             try:
                 return action()
             except _OUTAGES as error:
-                if given_up() or time.monotonic() > until:
+                # A file that is not locked but refuses (a full disk, say) will not come back.
+                waits = self.is_shared or "locked" in str(error.__cause__ or error)
+                if not waits or given_up() or time.monotonic() > until:
                     reason = self._without_secret(error)
                     raise RunError(f"the study's storage is out of reach: {reason}") from None
                 if not told:

@@ -22,10 +22,12 @@ from classifier.tuning.storage import Storage
 from classifier.tuning.trials import (
     DEFAULT,
     DRIVER,
+    EPOCHS,
     FIRST,
     INTERRUPTED,
     LOG_TAIL,
     MOST_CRASHES,
+    OUTSIDE,
     REASON,
     RETRY_OF,
     as_stored,
@@ -238,7 +240,7 @@ class SweepStudy:
 
     def _queue_again(self, trial: FrozenTrial) -> None:
         log.info("trial %d was interrupted: it runs again", trial.number)
-        kept = {k: v for k, v in trial.user_attrs.items() if k in (DEFAULT, FIRST)}
+        kept = {k: v for k, v in trial.user_attrs.items() if k in (DEFAULT, FIRST, OUTSIDE)}
         # It may have died before all of its values were drawn.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if kept.get(FIRST) is not None:
@@ -270,9 +272,14 @@ class SweepStudy:
 
         return bool(self._telling(trial, tell, False))
 
-    def complete(self, trial: Trial, values: tuple[float, ...]) -> None:
-        """The trial came to its end with finite values."""
-        self._finish(trial, lambda: self.study.tell(trial, list(values)))
+    def complete(self, trial: Trial, values: tuple[float, ...], epochs: int | None = None) -> None:
+        """The trial came to its end with finite values, after so many epochs."""
+
+        def tell() -> None:
+            trial.set_user_attr(EPOCHS, epochs)
+            self.study.tell(trial, list(values))
+
+        self._finish(trial, tell)
 
     def prune(self, trial: Trial) -> None:
         """The trial was stopped as one of the worse."""

@@ -17,7 +17,7 @@ from classifier.runs import BEST, CHECKPOINTS, Result
 from classifier.terminal import show
 from classifier.tuning.settings import Settings
 from classifier.tuning.study import SweepStudy
-from classifier.tuning.trials import DEFAULT, REASON, RETRY_OF, was_interrupted
+from classifier.tuning.trials import DEFAULT, EPOCHS, REASON, RETRY_OF, values_used, was_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class SweepResult(Result):
         num_failed: Trials that failed for a reason of their own.
         num_interrupted: Interrupted trials that were not repeated yet.
         best_trial: Its number; None with several objectives, and without a complete trial.
-        best_params: Dotted key -> stored value of the best trial.
+        best_params: Dotted key -> the value that the best trial ran with, choices by their name.
+        confirmed: Number of a repeated trial -> seed -> value, after `confirm`.
         best_configs: Files, relative to the study folder; one for each Pareto point.
         pareto_trials: Numbers of the trials on the front, with several objectives.
         default_trial: The trial of the configuration's own values, once it is complete.
@@ -60,6 +61,7 @@ class SweepResult(Result):
     pareto_trials: list[int] = field(default_factory=list)
     default_trial: int | None = None
     default_metrics: dict[str, float] = field(default_factory=dict)
+    confirmed: dict[int, dict[int, float]] = field(default_factory=dict)
     verdict: list[str] = field(default_factory=list)
 
 
@@ -104,7 +106,7 @@ def take_as_best(result: SweepResult, trial: FrozenTrial, settings: Settings, fo
         folder: Of the study.
     """
     result.best_trial = trial.number
-    result.best_params = dict(trial.params)
+    result.best_params = values_used(trial)
     result.metrics = values_of(trial, settings)
     result.monitor, result.best_score = settings.objective.metric, float(trial.values[0])
     file = folder / TRIALS / f"{trial.number:04d}" / CHECKPOINTS / BEST
@@ -135,10 +137,11 @@ def write_trials(study: SweepStudy, result: SweepResult, file: Path) -> None:
         for trial in study.trials():
             values = trial.values or [""] * len(metrics)
             duration = trial.duration
+            used = values_used(trial)
             interrupted = "interrupted" if was_interrupted(trial) else ""
             writer.writerow(
                 [trial.number, trial.state.name, *values]
-                + ["" if trial.params.get(key) is None else trial.params[key] for key in keys]
+                + ["" if used.get(key) is None else used[key] for key in keys]
                 + [trial.number in best, epochs_of(trial)]
                 + ["" if duration is None else f"{duration.total_seconds():.2f}"]
                 + [trial.user_attrs.get(RETRY_OF, "")]
@@ -147,8 +150,9 @@ def write_trials(study: SweepStudy, result: SweepResult, file: Path) -> None:
 
 
 def epochs_of(trial: FrozenTrial) -> int | str:
-    """Epochs that told a value; empty where none did."""
-    return max(trial.intermediate_values) + 1 if trial.intermediate_values else ""
+    """Epochs that were trained; empty where unknown."""
+    told = max(trial.intermediate_values) + 1 if trial.intermediate_values else ""
+    return trial.user_attrs.get(EPOCHS) or told
 
 
 def write_best_configs(

@@ -37,7 +37,6 @@ from classifier.tuning.launching import (
 )
 from classifier.tuning.progress import Progress
 from classifier.tuning.settings import parse_settings
-from classifier.tuning.space import SearchSpace
 from classifier.tuning.storage import Storage, sqlalchemy_url
 from classifier.tuning.study import SweepStudy
 from classifier.tuning.summary import (
@@ -52,7 +51,7 @@ from classifier.tuning.summary import (
     write_result,
     write_trials,
 )
-from classifier.tuning.trials import DEFAULT
+from classifier.tuning.trials import DEFAULT, OUTSIDE
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +143,7 @@ class _Sweep:
         if self.tree.get("ckpt_path") and not self.tree.get("only_weights_load"):
             raise ConfigError(
                 "ckpt_path", "trials cannot resume a training", got=self.tree["ckpt_path"],
-                remedy="Add only_weights_load: true to start every trial from its weights, "
-                "or write null",
+                remedy="Write null, or only_weights_load: true to begin each from its weights",
             )  # fmt: skip
         if self.tree.get("seed_everything") is True:
             raise ConfigError(
@@ -220,7 +218,8 @@ class _Sweep:
                 "own value among the choices", got=lookup(self.config, outside[0]),
                 remedy="Add it, or change the configuration",
             )  # fmt: skip
-        study = SweepStudy(settings, storage, self.config, [(own, {DEFAULT: True})], self._given_up)
+        attributes = {DEFAULT: True, OUTSIDE: {key: lookup(self.config, key) for key in outside}}
+        study = SweepStudy(settings, storage, self.config, [(own, attributes)], self._given_up)
         self._check_folder(study)
         show(self.folder.as_posix())
         self.record.write_to(self.folder / "log.txt")
@@ -265,10 +264,10 @@ class _Sweep:
     ) -> None:
         epochs = (self.config.get("trainer") or {}).get("max_epochs")
         max_epochs = epochs if isinstance(epochs, int) and epochs > 0 else None
-        jobs = study.settings.n_jobs or len(self.devices) or 1
+        num_jobs = study.settings.n_jobs or len(self.devices) or 1
         driver = Driver(
             study.settings, study, self.launcher, folder, write_config, max_epochs,
-            self.devices, Progress(study.settings, study, max_epochs, jobs, noun), self.ending,
+            self.devices, Progress(study.settings, study, max_epochs, num_jobs, noun), self.ending,
             self.until,
         )  # fmt: skip
         driver.run()
@@ -276,15 +275,17 @@ class _Sweep:
 
     # Configurations
 
-    def _config_of(self, space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
-        return space.applied_to(copy.deepcopy(self.tree), params)
+    def _config_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return self.settings.space.applied_to(copy.deepcopy(self.tree), params)
 
     def _write_trial(self, file: Path, params: Mapping[str, Any]) -> None:
-        write_text(file, _dumped(self._config_of(self.settings.space, params)))
+        write_text(file, _dumped(self._config_of(params)))
 
     def _write_best(self, file: Path, params: Mapping[str, Any], heading: str) -> None:
         lines = [f"# {line}" for line in heading.splitlines()]
-        content = _dumped(self._config_of(self.settings.space, params))
+        # runs/<study>/ is the sweep's: what is trained from here has a folder of its own.
+        name = f"{self.experiment}-{file.stem.replace('_config', '').replace('_', '-')}"
+        content = _dumped({**self._config_of(params), "custom_folder_name": name})
         write_text(file, "\n".join([*lines, content]))
 
     # Repetitions
@@ -309,7 +310,7 @@ class _Sweep:
         log.info("trials %s: %d seeds each", repeats.candidates, self.settings.confirm.seeds)
 
         def write(file: Path, params: Mapping[str, Any]) -> None:
-            tree = self._config_of(self.settings.space, trials[params[CANDIDATE]].params)
+            tree = self._config_of(trials[params[CANDIDATE]].params)
             write_text(file, _dumped({**tree, "seed_everything": params[SEED]}))
 
         first: list[tuple[Mapping[str, Any], Mapping[str, Any]]]
@@ -321,9 +322,8 @@ class _Sweep:
         if len([t for t in again.counted() if t.state.is_finished()]) < len(repeats.pairs):
             result.verdict = ["The repetitions over seeds are not complete yet."]
             return
-        best, result.verdict = judge(
-            self.settings.objective, values_by_seed(repeats, again.trials())
-        )
+        result.confirmed = values_by_seed(repeats, again.trials())
+        best, result.verdict = judge(self.settings.objective, result.confirmed)
         if best != repeats.candidates[0]:
             take_as_best(result, trials[best], self.settings, self.folder)
 

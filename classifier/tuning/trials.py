@@ -10,13 +10,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 # A trial that got no further in so many crashes of its driver is given up: it may be their cause.
 MOST_CRASHES = 10
-DEFAULT, DRIVER, FIRST, INTERRUPTED = "default", "driver", "first", "interrupted"  # of a trial
-LOG_TAIL, REASON, RETRY_OF = "log_tail", "reason", "retry_of"
+DEFAULT, DRIVER, EPOCHS, FIRST = "default", "driver", "epochs", "first"  # attributes of a trial
+INTERRUPTED = "interrupted"
+LOG_TAIL, OUTSIDE, REASON, RETRY_OF = "log_tail", "outside", "reason", "retry_of"
 
 
 def was_interrupted(trial: FrozenTrial) -> bool:
     """Whether a trial ended with its driver and not for a reason of its own."""
     return trial.state is TrialState.FAIL and REASON not in trial.user_attrs
+
+
+def values_used(trial: FrozenTrial) -> dict[str, Any]:
+    """Dotted key -> the value that a trial ran with.
+
+    That is what it drew; for the trial of the configuration's own values also what lies outside of
+    the search space and is therefore not among its parameters.
+    """
+    return {**trial.user_attrs.get(OUTSIDE, {}), **trial.params}
 
 
 def superseded(trials: list[FrozenTrial]) -> set[int]:

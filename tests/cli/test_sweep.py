@@ -80,6 +80,7 @@ def test_sweep_trains_each_trial_and_leaves_a_configuration_that_trains(
     again = main(["--config", "runs/colours/best_config.yaml"])
     assert again is not None
     assert again.best_score == pytest.approx(found.best_value, abs=1e-6)
+    assert again.output_dir.startswith("runs/colours-best/")
     # The study's folder stands for its best checkpoint.
     tested = main(["--test", "--ckpt_path", "runs/colours"])
     assert tested is not None
@@ -261,8 +262,12 @@ def test_sweep_cannot_resume_a_training(sweeping: dict[str, Any], save: Any) -> 
         main(["--config", save(sweeping), "--ckpt_path", "last"])
 
 
-def test_check_covers_the_section(sweeping: dict[str, Any], save: Any, workplace: Path) -> None:
+def test_check_covers_the_section(sweeping: dict[str, Any], save: Any, capsys: Any) -> None:
+    sweeping["optuna"]["search_spaces"][LR]["high"] = 2e-3
     assert main(["--check", "--config", save(sweeping)]) is None
+    said = capsys.readouterr().out
+    assert f"sweep: 2 trials, maximize validation_f1_score; 1 searched: {LR}\n" in said
+    assert f"sweep: the configuration's own {LR} lies outside of its search space\n" in said
     sweeping["optuna"]["search_spaces"][LR]["high"] = 0
     with pytest.raises(ConfigError, match=f"optuna.search_spaces.{LR}.low"):
         main(["--check", "--config", save(sweeping)])
@@ -293,6 +298,9 @@ def test_confirmed_sweep_says_what_the_seeds_say(
     seeds = [yaml.safe_load(file.read_text())["seed_everything"] for file in runs]
     assert sorted(seeds) == [8, 8, 9, 9]
     assert f"# {result.verdict[0]}" in (workplace / "runs/colours/best_config.yaml").read_text()
+    page = (workplace / "runs/colours/report/index.html").read_text()
+    assert "Repeated over seeds" in page
+    assert "<th>seed 8</th><th>seed 9</th>" in page
     # A second start finds everything done.
     again = main(["--config", "cfg.yaml"])
     assert isinstance(again, SweepResult)

@@ -99,6 +99,24 @@ def test_any_sampler_and_pruner_of_optuna_can_be_named() -> None:
     assert settings.sampler == spec
 
 
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ({"model.x": [0.5], "model.z": [1]}, "search_space.model.z: is missing in search_spaces"),
+        ({}, "search_space.model.x: is missing in the grid"),
+        (
+            {"model.x": [0.5, 1.5]},
+            "search_space.model.x: lies outside of its search space, got 1.5",
+        ),
+    ],
+)
+def test_grid_is_compared_with_the_search_space(points: Any, message: str) -> None:
+    spec = {"class_path": "GridSampler", "init_args": {"search_space": points}}
+    with pytest.raises(ConfigError) as caught:
+        parse_settings({**GOOD, "sampler": spec}, "study")
+    assert message in str(caught.value)
+
+
 def test_every_trial_draws_with_a_seed_of_its_own() -> None:
     assert seed_for(None, 42, 7) == 49
     given = {"class_path": "RandomSampler", "init_args": {"seed": 3}}

@@ -45,6 +45,7 @@ def space_of(**specs: Any) -> SearchSpace:
         ({"distribution": "categorical"}, "model.a.choices: is missing."),
         ({"distribution": "categorical", "choices": []}, "must be a list of values"),
         ({"distribution": "categorical", "choices": [1, 2, 1]}, "choices.2: equals an earlier choice"),
+        ({"distribution": "categorical", "choices": {1: 2, "1": 3}}, "choices: names a choice twice"),
         ({"distribution": "categorical", "choices": [1], "when": {"model.b": 1}}, "is not another searched key"),
     ],
 )  # fmt: skip

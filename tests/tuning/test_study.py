@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, RunError
 from classifier.tuning.settings import parse_settings
 from classifier.tuning.storage import Storage
 from classifier.tuning.study import SweepStudy
@@ -138,3 +140,14 @@ def test_storage_is_refused_in_words(url: str, message: str, workplace: Path) ->
         Storage(url, "study", workplace)
     assert message in str(caught.value)
     assert "sec@ret" not in str(caught.value)
+
+
+def test_full_disk_is_not_waited_for(reopen: Callable[..., SweepStudy]) -> None:
+    def write() -> None:
+        raise sqlalchemy.exc.OperationalError(
+            "INSERT", {}, sqlite3.OperationalError("database or disk is full")
+        )
+
+    storage = reopen({"seed_everything": 1}).storage
+    with pytest.raises(RunError, match="database or disk is full"):
+        storage.patiently(write, lambda: False)

@@ -21,6 +21,8 @@ import sqlalchemy
 import yaml
 from optuna.trial import TrialState
 
+from classifier.errors import ConfigError
+from classifier.runs import find_checkpoint
 from tests.tuning.conftest import ROOT, SECRET, SPACE, Sweep, shared_trials, starts, study, tree
 from tests.tuning.fake_training import curve
 
@@ -376,6 +378,8 @@ def test_own_value_outside_of_the_space_is_told_and_kept(run_sweep: Any, workpla
     first = study(workplace).trials[0]
     assert first.params == {}
     assert first.value == pytest.approx(curve(7.0, 3))
+    rows = read_table(workplace / "runs/study/trials.csv")
+    assert rows[0]["params_model.x"] == "7.0"  # what it ran with
 
 
 def test_trial_queued_by_hand_with_misspelt_values_fails(run_sweep: Any, workplace: Path) -> None:
@@ -405,6 +409,9 @@ def test_several_objectives_give_a_front_and_a_configuration_for_each_point(
     assert files == [f"best_config_{number:04d}.yaml" for number in front]
     rows = read_table(folder / "trials.csv")
     assert [int(r["number"]) for r in rows if r["is_best"] == "True"] == front
+    with pytest.raises(ConfigError) as caught:
+        find_checkpoint("runs/study")
+    assert f"runs/study/trials/{front[0]:04d}" in str(caught.value)
 
 
 def test_study_name_stays_below_the_runs_folder(run_sweep: Any, workplace: Path) -> None:
@@ -474,6 +481,10 @@ def test_confirmed_improvement_is_told_with_its_spread(run_sweep: Any, workplace
     gain = curve(study(workplace).best_params["model.x"], 3) - curve(0.9, 3)
     assert f"Trial {best} is better than the default by {gain:.4g} +- 0" in out
     assert len(study(workplace).trials) == 8  # the repetitions are no trials of the study
+    result = json.loads((workplace / "runs/study/result.json").read_text())
+    assert {number: list(of) for number, of in result["confirmed"].items()} == {
+        "0": ["2", "3", "4"], str(best): ["2", "3", "4"],
+    }  # fmt: skip
 
 
 def test_live_lines_on_a_terminal_and_plain_ones_elsewhere(workplace: Path) -> None:
