@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import mmap
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from classifier.data.jpeg import JPEG_START, decode_jpeg
+
+log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
     {
@@ -17,8 +24,10 @@ IMAGE_EXTENSIONS = frozenset(
 )  # fmt: skip
 MAX_PIXELS = 100_000_000
 BACKGROUND = (255, 255, 255)
-_TOO_LARGE = f"the image has more than {MAX_PIXELS:,} pixels"
+TOO_LARGE = f"the image has more than {MAX_PIXELS:,} pixels"
 _HIGH_DEPTH = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
+# Shared with the processes that are forked from this one: they tell of a thing once together.
+_frames_told = mmap.mmap(-1, 1)
 
 # A truncated file is an error, never a picture that is grey from the middle on.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -28,14 +37,16 @@ class BadImageError(OSError):
     """A file that cannot be decoded, with the reason in plain words."""
 
 
-def decode_image(path: str | Path) -> NDArray[np.uint8]:
+def decode_image(source: str | Path | bytes, min_side: int | None = None) -> NDArray[np.uint8]:
     """Decode an image file.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
     CMYK and palettes are converted, and the first frame stands for an animation.
 
     Args:
-        path: A file in any format that Pillow reads.
+        source: A file in any format that Pillow reads, or its bytes.
+        min_side: Where the shorter side is at least twice as many pixels, a JPEG file may come
+            reduced by 2 or 4, never below it; None decodes every pixel.
 
     Returns:
         RGB pixels (H, W, 3), uint8.
@@ -45,22 +56,42 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: no such file.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise BadImageError(_TOO_LARGE)
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        pixels = decode_jpeg(data, min_side, MAX_PIXELS) if data[:3] == JPEG_START else None
+        return _decode_with_pillow(data) if pixels is None else pixels
     except (BadImageError, FileNotFoundError):
         raise
+    except OSError as error:
+        raise BadImageError(error.strerror or str(error)) from error
+
+
+def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise BadImageError(TOO_LARGE)
+                if getattr(image, "is_animated", False):
+                    _tell_of_frames()
+                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except BadImageError:
+        raise
     except UnidentifiedImageError as error:
-        raise BadImageError(_unidentified(Path(path))) from error
+        reason = "not an image in any format that Pillow reads" if data else "the file is empty"
+        raise BadImageError(reason) from error
     except Image.DecompressionBombError as error:
-        raise BadImageError(_TOO_LARGE) from error
+        raise BadImageError(TOO_LARGE) from error
     # Pillow's decoders raise all of these for damaged files.
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def _tell_of_frames() -> None:
+    if _frames_told[0] == 0:
+        _frames_told[0] = 1
+        log.warning("animations and files of several pages: the first frame stands for each")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -80,9 +111,3 @@ def _scale_depth(image: Image.Image) -> Image.Image:
     if image.mode == "I" and values.size and (values.max() > 65535 or values.min() < 0):
         raise BadImageError("32-bit grey values have no known range")
     return Image.fromarray(np.round(values / 257.0).astype(np.uint8))
-
-
-def _unidentified(path: Path) -> str:
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    return "not an image in any format that Pillow reads"

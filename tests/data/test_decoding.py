@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from classifier.data.decoding import BadImageError, decode_image
+from classifier.data import decoding
+from classifier.data.decoding import MAX_PIXELS, BadImageError, decode_image
+from classifier.data.jpeg import decode_jpeg
 
 RED = (200, 30, 20)
 
@@ -117,3 +121,102 @@ def test_bomb_is_refused_before_its_pixels_are_made(tmp_path: Path) -> None:
 def test_file_that_is_gone_is_not_a_bad_image(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         decode_image(tmp_path / "gone.png")
+
+
+def photo(height: int, width: int) -> Image.Image:
+    """A smooth picture with some noise, as cameras make them."""
+    rng = np.random.default_rng(height)
+    coarse = rng.integers(0, 255, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
+    large = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    noise = rng.integers(-4, 5, (height, width, 3))
+    return Image.fromarray((np.asarray(large) + noise).clip(0, 255).astype(np.uint8))
+
+
+def saved(image: Image.Image, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"quality": 30, "subsampling": 2}, {"subsampling": 0}, {"optimize": True}],
+)  # fmt: skip
+def test_fast_path_gives_the_pixels_of_pillow(mode: str, options: dict[str, Any]) -> None:
+    data = saved(photo(67, 101).convert(mode), **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    fast = decode_jpeg(data, None, MAX_PIXELS)
+    assert fast is not None
+    assert np.array_equal(fast, expected)
+    assert np.array_equal(decode_image(data), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_fast_path_turns_as_pillow_does(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = saved(photo(32, 48), exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    fast = decode_jpeg(data, None, MAX_PIXELS)
+    assert fast is not None
+    assert np.array_equal(fast, expected)
+
+
+@pytest.mark.parametrize("tag", [b"\0\x09", b"garbage", b""])
+def test_damaged_exif_is_no_orientation(tag: bytes) -> None:
+    data = saved(photo(32, 48), exif=b"Exif\0\0" + tag)
+    assert decode_image(data).shape == (32, 48, 3)
+
+
+def test_orientation_in_xmp_counts_as_in_pillow() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = saved(photo(32, 48), xmp=xmp)
+    assert decode_image(data).shape == (48, 32, 3)
+
+
+def test_cmyk_jpeg_and_what_is_no_jpeg_are_left_to_pillow() -> None:
+    assert decode_jpeg(saved(photo(32, 48).convert("CMYK")), None, MAX_PIXELS) is None
+    assert decode_jpeg(b"\xff\xd8\xff\xe0 no picture", None, MAX_PIXELS) is None
+    assert decode_jpeg(saved(photo(32, 48)), None, 32 * 48 - 1) is None
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+def test_truncated_jpeg_with_a_whole_thumbnail_is_an_error(part: float) -> None:
+    thumbnail = b"Exif\0\0" + saved(photo(16, 16))
+    data = saved(photo(128, 128), exif=thumbnail)
+    assert decode_jpeg(data, None, MAX_PIXELS) is not None
+    with pytest.raises(BadImageError):
+        decode_image(data[: int(len(data) * part)])
+
+
+@pytest.mark.parametrize(("side", "factor"), [(None, 1), (300, 1), (250, 2), (125, 4), (30, 4)])
+def test_large_jpeg_comes_reduced_but_never_below_twice_what_is_needed(
+    side: int | None, factor: int
+) -> None:
+    data = saved(photo(1000, 1600), quality=92)
+    assert decode_image(data, side).shape == (1000 // factor, 1600 // factor, 3)
+
+
+@pytest.mark.parametrize("side", [250, 125])
+def test_reduced_jpeg_resized_is_the_whole_one_resized(side: int) -> None:
+    data = saved(photo(1000, 1600), quality=92)
+    size = (side * 8 // 5, side)
+    whole, reduced = (
+        cv2.resize(decode_image(data, least), size, interpolation=cv2.INTER_AREA).astype(int)
+        for least in (None, side)
+    )
+    assert np.abs(whole - reduced).mean() < 1.0
+    assert np.abs(whole - reduced).max() <= 12
+
+
+def test_animation_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 0, 255))]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    decoding._frames_told[0] = 0
+    for _ in range(3):
+        decode_image(tmp_path / "x.gif")
+    assert [record.message for record in caplog.records] == [
+        "animations and files of several pages: the first frame stands for each"
+    ]
