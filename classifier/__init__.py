@@ -12,28 +12,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from classifier.callbacks.cost import ModelCost
     from classifier.callbacks.metrics import MetricsLogger
+    from classifier.data.augmentations import RandomResizedCrop, TorchvisionTransform
     from classifier.data.datamodule import ImageDataModule
-    from classifier.data.datasets import FolderImageDataset, ImageDataset
+    from classifier.data.datasets import ImageDataset
+    from classifier.data.folders import FolderImageDataset
+    from classifier.data.libraries import HuggingFaceDataset, TorchvisionDataset
+    from classifier.data.tables import CsvImageDataset
     from classifier.entry import main
     from classifier.model.classifier import ImageClassifier
 
 __all__ = [
+    "CsvImageDataset",
     "FolderImageDataset",
+    "HuggingFaceDataset",
     "ImageClassifier",
     "ImageDataModule",
     "ImageDataset",
     "MetricsLogger",
     "ModelCost",
+    "RandomResizedCrop",
+    "TorchvisionDataset",
+    "TorchvisionTransform",
     "main",
 ]
 
 _HOMES = {
-    "FolderImageDataset": "classifier.data.datasets",
+    "CsvImageDataset": "classifier.data.tables",
+    "FolderImageDataset": "classifier.data.folders",
+    "HuggingFaceDataset": "classifier.data.libraries",
     "ImageClassifier": "classifier.model.classifier",
     "ImageDataModule": "classifier.data.datamodule",
     "ImageDataset": "classifier.data.datasets",
     "MetricsLogger": "classifier.callbacks.metrics",
     "ModelCost": "classifier.callbacks.cost",
+    "RandomResizedCrop": "classifier.data.augmentations",
+    "TorchvisionDataset": "classifier.data.libraries",
+    "TorchvisionTransform": "classifier.data.augmentations",
     "main": "classifier.entry",
 }
 

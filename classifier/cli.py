@@ -16,6 +16,8 @@ import classifier.callbacks.cost
 import classifier.callbacks.metrics
 import classifier.data.datamodule
 import classifier.model.classifier  # noqa: F401  (short class names need their classes imported)
+from classifier.data.datamodule import AUGMENTATIONS
+from classifier.data.presets import written_out
 from classifier.explain import check_names, explain_building, explain_parsing
 
 DEFAULT_SEED = 42
@@ -33,7 +35,7 @@ class ClassifierCLI(LightningCLI):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(
-            args=config,
+            args=_without_presets(config),
             run=False,
             save_config_callback=None,
             seed_everything_default=DEFAULT_SEED,
@@ -109,6 +111,16 @@ class ClassifierCLI(LightningCLI):
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         plain: dict[str, Any] = yaml.load(self.dump(), Loader=loader)
         return plain
+
+
+def _without_presets(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with every preset of augmentations written out."""
+    data = config.get("data")
+    arguments = data.get("init_args") if isinstance(data, dict) else None
+    if data is None or not isinstance(arguments, dict) or "augmentations" not in arguments:
+        return config
+    written = written_out(arguments["augmentations"], AUGMENTATIONS)
+    return {**config, "data": {**data, "init_args": {**arguments, "augmentations": written}}}
 
 
 def print_all_keys() -> None:

@@ -27,7 +27,7 @@ from classifier.config import (
     parse_word,
 )
 from classifier.data.datamodule import ImageDataModule
-from classifier.data.datasets import ImagePathsDataset
+from classifier.data.folders import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.files import write_text
 from classifier.preparing import (

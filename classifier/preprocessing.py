@@ -6,9 +6,10 @@ An encoder states it, the data module carries it out, a checkpoint keeps it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+RESIZE_MODES = ("crop", "squash", "pad")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "area")
 
 
@@ -19,7 +20,7 @@ class Preprocessing:
     Args:
         size: Height and width in pixels of what the network sees.
         resize: Height and width in pixels before the centre crop, at least `size`.
-        resize_mode: `shortest` scales the shorter side and keeps the aspect ratio, `squash` scales
+        resize_mode: `crop` scales the shorter side and keeps the aspect ratio, `squash` scales
             both sides, `pad` scales the longer side and pads the shorter one.
         interpolation: nearest, bilinear, bicubic, lanczos or area; for enlarging. Reducing always
             averages over the area that a pixel covers, as an antialiased filter does.
@@ -29,10 +30,15 @@ class Preprocessing:
 
     size: tuple[int, int] = (224, 224)
     resize: tuple[int, int] = (256, 256)
-    resize_mode: str = "shortest"
+    resize_mode: str = "crop"
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def in_mode(self, resize_mode: str) -> Preprocessing:
+        """The same with another resize_mode; squash and pad show the whole image."""
+        resize = self.resize if resize_mode == "crop" else self.size
+        return replace(self, resize_mode=resize_mode, resize=resize)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for a checkpoint."""

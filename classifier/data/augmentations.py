@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import random
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,12 +44,17 @@ class Pipeline:
 
     Args:
         transforms: Albumentations transforms, applied in order.
+
+    Attributes:
+        min_side: Pixels of the shorter side of an image that the transforms make use of; None where
+            they need every pixel.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose]) -> None:
         self._generator = np.random.Generator(np.random.PCG64(0))
         self._random = random.Random(0)
         self._compose = A.Compose(list(transforms))
+        self.min_side = _needed_side(transforms[0]) if transforms else None
         self._compose.set_random_state(self._generator, self._random)
 
     def reseed(self, seed: int) -> None:
@@ -98,6 +106,9 @@ def build_pipeline(
     """
     if transforms is None:
         return Pipeline(preprocessing_transforms(preprocessing)), False
+    for transform in transforms:
+        if isinstance(transform, RandomResizedCrop):
+            transform.fill_in(preprocessing)
     pipeline = Pipeline(transforms)
     if _fixes_size(pipeline, key):
         return pipeline, False
@@ -124,6 +135,117 @@ def preprocessing_transforms(preprocessing: Preprocessing) -> list[A.BasicTransf
     if preprocessing.resize_mode == "squash" and preprocessing.resize == preprocessing.size:
         return steps
     return [*steps, A.CenterCrop(height, width, pad_if_needed=True)]
+
+
+class RandomResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
+    """albumentations.RandomResizedCrop to the size that the encoder takes, without aliasing.
+
+    Args:
+        scale: Smallest and largest part of the image's area, in (0, 1].
+        ratio: Smallest and largest ratio of width to height.
+        size: Height and width in pixels; null is the encoder's.
+        p: How often, in [0, 1]; at all other times the image stays as it is.
+
+    Source: Szegedy et al., Going deeper with convolutions, 2015.
+    """
+
+    def __init__(
+        self,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+        size: tuple[int, int] | None = None,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(size or (224, 224), scale, ratio, area_for_downscale="image", p=p)
+        self._is_open = size is None
+
+    def fill_in(self, preprocessing: Preprocessing) -> None:
+        """Take from the encoder what the user left open."""
+        self.interpolation = _CV2_INTERPOLATION[preprocessing.interpolation]
+        if self._is_open:
+            self.size = preprocessing.size
+
+
+class TorchvisionTransform(A.ImageOnlyTransform):  # type: ignore[misc]
+    """A transform of torchvision among those of Albumentations: RandAugment, TrivialAugmentWide ...
+
+    Args:
+        transform: A class of torchvision.transforms.v2 that takes uint8 images.
+        p: How often, in [0, 1].
+    """
+
+    def __init__(self, transform: torch.nn.Module, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.transform = transform
+
+    def get_params(self) -> dict[str, Any]:
+        """The seed of one image."""
+        return {"seed": self.py_random.getrandbits(63)}
+
+    def apply(self, img: NDArray[np.uint8], seed: int = 0, **_: Any) -> NDArray[np.uint8]:
+        """Transform (H, W, 3) pixels with random numbers of their own."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            image: torch.Tensor = self.transform(to_tensor(img))
+        return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _needed_side(first: A.BasicTransform | A.BaseCompose) -> int | None:
+    """How many pixels the first transform needs of an image's shorter side; None for all."""
+    if getattr(first, "p", 1.0) < 1.0:
+        return None
+    if isinstance(first, A.RandomResizedCrop):
+        size: tuple[int, int] = first.size
+        # The smallest crop, in its flattest shape, is not to be enlarged.
+        smallest = math.sqrt(first.scale[0] * min(first.ratio[0], 1 / first.ratio[1]))
+        return math.ceil(max(size) / smallest)
+    if isinstance(first, A.Resize):
+        return int(max(first.height, first.width))
+    if isinstance(first, A.SmallestMaxSize | A.LongestMaxSize):
+        sides = first.max_size_hw or (first.max_size,)
+        flat = [side for item in sides for side in (item if isinstance(item, list) else [item])]
+        return int(max(side for side in flat if side is not None))
+    return None
+
+
+class KeepingResize:
+    """What an image goes through before it is kept in the on-disk cache.
+
+    Args:
+        transforms: The user's list; None is the encoder's own preprocessing, whose resize is then
+            done once and for all: what comes from the cache is the same, pixel for pixel.
+        preprocessing: The encoder's.
+        side: Pixels of the shorter side that the user's transforms shall find; None is the
+            encoder's resize. Smaller images stay as they are.
+
+    Attributes:
+        name: Equal for resizes that give equal pixels.
+        min_side: Pixels of the shorter side that it makes use of.
+    """
+
+    def __init__(
+        self, transforms: TransformList | None, preprocessing: Preprocessing, side: int | None
+    ) -> None:
+        self._local = threading.local()
+        self._least = 0
+        if transforms is None:
+            told = (preprocessing.resize_mode, preprocessing.resize, preprocessing.interpolation)
+            self.name = f"{told}"
+            self._step: Any = preprocessing_transforms(preprocessing)[0]
+        else:
+            self._least = side or max(preprocessing.resize)
+            self.name = f"shorter side at most {self._least}"
+            self._step = A.SmallestMaxSize(max_size=self._least, interpolation=cv2.INTER_AREA)
+        self.min_side = _needed_side(self._step)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize (H, W, 3) pixels; several threads may call it at once."""
+        if min(image.shape[:2]) <= self._least:
+            return image
+        if not hasattr(self._local, "transform"):
+            self._local.transform = copy.copy(self._step)  # it keeps what it draws in itself
+        resized: NDArray[np.uint8] = self._local.transform(image=image)["image"]
+        return resized
 
 
 def _fixes_size(pipeline: Pipeline, key: str) -> bool:

@@ -2,49 +2,79 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from classifier.data.augmentations import TransformList, build_pipeline
+from classifier.data import folders, libraries, tables  # noqa: F401  (named without their module)
+from classifier.data.augmentations import KeepingResize, TransformList, build_pipeline
+from classifier.data.cache import ImageCache
+from classifier.data.datasets import ImageDataset, sample_name
 from classifier.data.loading import (
+    BalancedSampler,
     EpochSampler,
     ResumableLoader,
     StageDataset,
     collate,
     init_worker,
 )
-from classifier.data.splitting import stratified_split
+from classifier.data.rules import (
+    DATA,
+    DATASETS,
+    Rules,
+    check_choice,
+    check_minimum,
+    check_stages,
+)
+from classifier.data.selection import Selection, class_counts
 from classifier.errors import ConfigError
-from classifier.preprocessing import Preprocessing
+from classifier.preprocessing import RESIZE_MODES, Preprocessing
+from classifier.runs import RUNS
 
 log = logging.getLogger(__name__)
 
-DATASETS = "data.init_args.dataset_classes"
-AUGMENTATIONS = "data.init_args.augmentations"
+AUGMENTATIONS = f"{DATA}.augmentations"
 STAGES = ("train", "val", "test", "predict")
+CACHE_DIR = RUNS / ".image_cache"
 
 
 class ImageDataModule(L.LightningDataModule):
     """Images for training, validation, test and prediction.
 
     Args:
-        dataset_classes: `train`, `val`, `test`, `predict`: each a data set (FolderImageDataset or
-            your own class with an `augmentations` argument) or null. val: null holds out
-            `val_fraction` of train.
+        dataset_classes: `train`, `val`, `test`, `predict`: each a data set (FolderImageDataset,
+            CsvImageDataset, HuggingFaceDataset, TorchvisionDataset or your own class with an
+            `augmentations` argument) or null. val: null holds out `val_fraction` of train.
         batch_size: Images per device and step, at least 1.
         num_workers: Processes that decode; 0 decodes in the training process.
         create_dataset: Keep decoded images in an on-disk cache for later epochs and runs.
         val_fraction: Part of train that is held out when val is null, in [0, 1); stratified.
-        augmentations: `train`, `val`: lists of Albumentations transforms; null is the encoder's own
+        augmentations: `train`, `val`: lists of Albumentations transforms, or the name of a preset
+            (light, medium, strong, trivial_augment, rand_augment); null is the encoder's own
             preprocessing. test and predict use val's.
         seed: Of the split, the shuffling and the augmentations; null is the run's seed_everything.
+        test_fraction: Part of train that is held out when test is null, in [0, 1); stratified.
+        folds: Parts of a stratified cross-validation, at least 2; val is then one of them.
+        fold: Which part is validated on, from 0 to folds - 1.
+        group_pattern: Regular expression on an image's path; its first group, or all that it
+            matches, names the group, and a group stays on one side of a split.
+        group_duplicates: Keep exact copies of an image on one side of a split.
+        class_names: All classes in the order of the logits; null takes those of train, sorted.
+        on_bad_image: error stops at a file that is no image and names it; skip leaves such files
+            out and lists them, after decoding every image once.
+        sampler: balanced draws every class equally often; null shows every image once an epoch.
+        max_samples: Train on at most so many images, as evenly over the classes as they allow.
+        resize_mode: crop, squash or pad, in all stages; null is the encoder's own.
+        cache_dir: Folder of the on-disk cache; null is runs/.image_cache.
+        cache_size: Shorter side, in pixels, of images that are kept for your own transforms; null
+            is the encoder's resize.
 
     Raises:
         ConfigError: a value out of its range, an unknown stage, or data that cannot be used.
@@ -59,32 +89,51 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: float = 0.2,
         augmentations: dict[str, TransformList | None] | None = None,
         seed: int | None = None,
+        test_fraction: float = 0.0,
+        folds: int | None = None,
+        fold: int = 0,
+        group_pattern: str | None = None,
+        group_duplicates: bool = True,
+        class_names: list[str] | None = None,
+        on_bad_image: str = "error",
+        sampler: str | None = None,
+        max_samples: int | None = None,
+        resize_mode: str | None = None,
+        cache_dir: str | None = None,
+        cache_size: int | None = None,
     ) -> None:
         super().__init__()
         self.dataset_classes: dict[str, Any] = dict(dataset_classes)
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.val_fraction = val_fraction
+        self.create_dataset = create_dataset
         self.augmentations = dict(augmentations or {})
         self.seed = seed
-        self.class_names: list[str] | None = None
+        self.sampler = sampler
+        self.resize_mode = resize_mode
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else CACHE_DIR
+        self.cache_size = cache_size
         self.preprocessing: Preprocessing | None = None
+        self.rules = Rules(
+            val_fraction, test_fraction, folds, fold, group_pattern, group_duplicates,
+            tuple(class_names) if class_names is not None else None, on_bad_image, max_samples,
+        )  # fmt: skip
+        # Known from the data, or from a checkpoint, which sets them before `setup`.
+        self.class_names: list[str] | None = None
+        self.task: str | None = None
+        self._selection: Selection | None = None
         self._stages: dict[str, StageDataset] = {}
-        self._split: tuple[list[int], list[int]] | None = None
-        _check_minimum("batch_size", batch_size, 1)
-        _check_minimum("num_workers", num_workers, 0)
-        if not 0.0 <= val_fraction < 1.0:
-            raise ConfigError(
-                "data.init_args.val_fraction", "must be in [0, 1)", got=val_fraction,
-                remedy="Write for example 0.2",
-            )  # fmt: skip
-        if create_dataset:
-            raise ConfigError(
-                "data.init_args.create_dataset", "the on-disk cache is not available yet", got=True,
-                remedy="Write false",
-            )  # fmt: skip
-        _check_stages(self.dataset_classes, DATASETS, STAGES)
-        _check_stages(self.augmentations, AUGMENTATIONS, ("train", "val"))
+        self._check()
+
+    def _check(self) -> None:
+        self.rules.check()
+        check_minimum("batch_size", self.batch_size, 1)
+        check_minimum("num_workers", self.num_workers, 0)
+        check_minimum("cache_size", self.cache_size, 1)
+        check_choice("sampler", self.sampler, (None, "balanced"))
+        check_choice("resize_mode", self.resize_mode, (None, *RESIZE_MODES))
+        check_stages(self.dataset_classes, DATASETS, STAGES)
+        check_stages(self.augmentations, AUGMENTATIONS, ("train", "val"))
 
     # Classes
 
@@ -97,64 +146,29 @@ class ImageDataModule(L.LightningDataModule):
         Raises:
             ConfigError: no data for the stage, too few classes, or classes that train lacks.
         """
+        selection = self.selection
         if stage == "predict":
-            self._source("predict")
+            selection.source("predict")
             return
-        if self.class_names is None:
-            train = self._source("train")
-            self.class_names = list(class_names_of(train, f"{DATASETS}.train"))
-            if len(self.class_names) < 2:
-                raise ConfigError(
-                    f"{DATASETS}.train", "needs at least two classes", got=self.class_names,
-                    remedy="Put the images into one sub-folder per class",
-                )  # fmt: skip
+        self.task, self.class_names = selection.task, selection.class_names
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
-            if name == "val" and self.dataset_classes.get("val") is None:
-                self._source("train")
+            if selection.is_held_out(name):
+                selection.source("train")
             elif name != "val" or self.dataset_classes.get("val") is not None:
-                self._targets(name)
+                selection.targets(name)
 
-    def _source(self, name: str) -> Any:
-        dataset = self.dataset_classes.get(name)
-        if dataset is None:
-            raise ConfigError(
-                f"{DATASETS}.{name}", "is not configured", got=None,
-                remedy=f"Add --{DATASETS}.{name} "
-                "'{class_path: FolderImageDataset, init_args: {root: FOLDER}}'",
-            )  # fmt: skip
-        try:
-            len(dataset)
-        except ConfigError as error:
-            if error.key != "root":
-                raise
-            raise error.at(f"{DATASETS}.{name}.init_args.root") from error
-        return dataset
+    @property
+    def selection(self) -> Selection:
+        """Chooses the images of each stage."""
+        if self._selection is None:
+            rules = replace(self.rules, seed=self._seed(), num_threads=max(1, self.num_workers))
+            self._selection = Selection(self.dataset_classes, rules, self.class_names, self.task)
+        return self._selection
 
-    def _targets(self, name: str) -> list[int]:
-        """Class indices of a data set in the run's class list."""
-        dataset = self._source(name)
-        key = f"{DATASETS}.{name}"
-        own = class_names_of(dataset, key)
+    def class_counts(self) -> list[int]:
+        """Training images of each class."""
         assert self.class_names is not None
-        unknown = [label for label in own if label not in self.class_names]
-        if unknown:
-            raise ConfigError(
-                key, f"has classes that training does not have: {', '.join(unknown)}; "
-                f"training has {', '.join(self.class_names)}",
-                remedy="Use the same class folders everywhere",
-            )  # fmt: skip
-        missing = [label for label in self.class_names if label not in own]
-        if missing:
-            log.warning("%s has no images of: %s", key, ", ".join(missing))
-        index = [self.class_names.index(label) for label in own]
-        targets = targets_of(dataset, key)
-        if any(target < 0 for target in targets):
-            first = targets.index(-1)
-            raise ConfigError(
-                key, "has images outside the class folders", got=dataset.describe(first),
-                remedy="Move every image into the folder of its class",
-            )  # fmt: skip
-        return [index[target] for target in targets]
+        return class_counts(self.stage("train").targets, len(self.class_names))
 
     # Stages
 
@@ -173,14 +187,18 @@ class ImageDataModule(L.LightningDataModule):
         assert self.class_names is not None
         parts = {
             name: self.stage(name)
-            for name in ("train", "val")
-            if name == "train" or self.has_validation()
+            for name in STAGES
+            if name == "train"
+            or (name == "val" and self.has_validation())
+            or self.selection.is_held_out(name)
         }
-        counts = Counter(target for part in parts.values() for target in part.targets)
+        per_part = [class_counts(part.targets, len(self.class_names)) for part in parts.values()]
+        counts = [sum(column) for column in zip(*per_part, strict=True)]
         classes = [f"{name} {counts[index]}" for index, name in enumerate(self.class_names)]
         shown = classes if len(classes) <= 12 else [*classes[:10], f"... {classes[-1]}"]
         split = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-        return f"{counts.total()} images ({split}) in {len(classes)} classes: {', '.join(shown)}"
+        total = sum(map(len, parts.values()))
+        return f"{total} images ({split}) in {len(classes)} classes: {', '.join(shown)}"
 
     def describe(self, stage: str, place: int) -> str:
         """The path of one image of a stage, for messages."""
@@ -188,10 +206,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def has_validation(self) -> bool:
         """Whether there are images to validate on."""
-        return self.dataset_classes.get("val") is not None or self.val_fraction > 0
+        return self.selection.has_validation()
 
     def _make_stage(self, name: str) -> StageDataset:
-        source, indices, targets = self._members(name)
+        chosen = self.selection.members(name)
+        source = chosen.source
         _check_augmentations(source, f"{DATASETS}.{name}")
         which = "train" if name == "train" else "val"
         pipeline, resized = build_pipeline(
@@ -202,30 +221,39 @@ class ImageDataModule(L.LightningDataModule):
                 "%s.%s leaves images at different sizes: the encoder's resize follows it",
                 AUGMENTATIONS, which,
             )  # fmt: skip
-        return StageDataset(
-            source, indices, targets, pipeline, self._seed(), tolerant=name == "predict"
-        )
+        stage = StageDataset(
+            source, chosen.indices, chosen.targets, pipeline, self._seed(),
+            num_classes=len(self.class_names or ()) if self.task == "multilabel" else 0,
+            tolerant=name == "predict",
+            skipped={sample_name(source, index): why for index, why in chosen.skipped.items()},
+        )  # fmt: skip
+        if self.create_dataset and name != "predict":
+            self._keep(stage, name, which)
+        return stage
 
-    def _members(self, name: str) -> tuple[Any, list[int], list[int]]:
-        if name == "predict":
-            source = self._source("predict")
-            return source, list(range(len(source))), [-1] * len(source)
-        held_out = self.dataset_classes.get("val") is None
-        source_name = "train" if name == "val" and held_out else name
-        targets = self._targets(source_name)
-        source = self._source(source_name)
-        indices = list(range(len(targets)))
-        if held_out and self.val_fraction > 0 and name in ("train", "val"):
-            names = [sample_name(source, index) for index in indices]
-            kept, held = stratified_split(names, targets, self.val_fraction, self._seed())
-            indices = kept if name == "train" else held
-        return source, indices, [targets[index] for index in indices]
+    def _keep(self, stage: StageDataset, name: str, which: str) -> None:
+        """Let a stage read decoded images from the on-disk cache."""
+        if not isinstance(stage.source, ImageDataset):
+            raise ConfigError(
+                f"{DATA}.create_dataset", f"{DATASETS}.{name} is a {type(stage.source).__name__}, "
+                "which cannot be kept", got=True,
+                remedy="Derive it from classifier.ImageDataset, or write false",
+            )  # fmt: skip
+        resize = KeepingResize(
+            self.augmentations.get(which), self._preprocessing(), self.cache_size
+        )
+        origin = copy.copy(stage.source)
+        origin.min_side = resize.min_side
+        cache = ImageCache(self.cache_dir, origin, resize, self.num_workers)
+        cache.fill(stage.indices)
+        stage.source.kept = cache
 
     def _preprocessing(self) -> Preprocessing:
-        if self.preprocessing is not None:
-            return self.preprocessing
-        model = getattr(self.trainer, "lightning_module", None)
-        return cast(Preprocessing, getattr(model, "preprocessing", None) or Preprocessing())
+        found = self.preprocessing
+        if found is None:
+            model = getattr(self.trainer, "lightning_module", None)
+            found = cast(Preprocessing, getattr(model, "preprocessing", None) or Preprocessing())
+        return found if self.resize_mode is None else found.in_mode(self.resize_mode)
 
     def _seed(self) -> int:
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
@@ -253,8 +281,10 @@ class ImageDataModule(L.LightningDataModule):
         seed = self._seed()
         workers = min(self.num_workers, max(0, len(dataset) - 1))
         replicas, rank = _world(self.trainer)
-        sampler = None
-        if shuffle:
+        sampler: EpochSampler | BalancedSampler | None = None
+        if shuffle and self.sampler == "balanced":
+            sampler = BalancedSampler(dataset, replicas, rank, seed)
+        elif shuffle:
             sampler = EpochSampler(dataset, replicas, rank, shuffle=True, seed=seed)
         remainder = (len(dataset) // replicas) % self.batch_size
         loader = ResumableLoader(
@@ -278,67 +308,12 @@ class ImageDataModule(L.LightningDataModule):
         return loader
 
 
-def class_names_of(dataset: Any, key: str) -> list[str]:
-    """The class names of any data set: `class_names`, or torchvision's `classes`.
-
-    Raises:
-        ConfigError: it has neither.
-    """
-    names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
-    if not names:
-        raise ConfigError(
-            key, f"{type(dataset).__name__} has no class names",
-            remedy="Put the images into one sub-folder per class, or give your data set class a "
-            "list class_names",
-        )  # fmt: skip
-    return [str(name) for name in names]
-
-
-def targets_of(dataset: Any, key: str) -> list[int]:
-    """The class index of every sample of any data set.
-
-    Raises:
-        ConfigError: it has no `targets`.
-    """
-    targets = getattr(dataset, "targets", None)
-    if targets is None:
-        raise ConfigError(
-            key, f"{type(dataset).__name__} has no targets",
-            remedy="Give your data set class a list targets with one class index per sample",
-        )  # fmt: skip
-    return [int(target) for target in targets]
-
-
-def sample_name(dataset: Any, index: int) -> str:
-    """A stable name of a sample: its path where there is one."""
-    samples = getattr(dataset, "samples", None)
-    path = getattr(samples[index], "path", None) if samples is not None else None
-    return str(index) if path is None else str(path)
-
-
 def _check_augmentations(dataset: Any, key: str) -> None:
     if not hasattr(dataset, "augmentations"):
         raise ConfigError(
             key, f"{type(dataset).__name__} has no attribute augmentations",
             remedy="Let its __init__ take augmentations=None and keep it as self.augmentations",
         )  # fmt: skip
-
-
-def _check_minimum(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise ConfigError(
-            f"data.init_args.{name}", f"must be at least {low}", got=value,
-            remedy=f"Write a whole number from {low} on",
-        )  # fmt: skip
-
-
-def _check_stages(given: Mapping[str, Any], key: str, known: Collection[str]) -> None:
-    for name in given:
-        if name not in known:
-            raise ConfigError(
-                f"{key}.{name}", "unknown stage", remedy=f"The stages are {', '.join(known)}",
-                name=name, options=known,
-            )  # fmt: skip
 
 
 def _world(trainer: L.Trainer | None) -> tuple[int, int]:

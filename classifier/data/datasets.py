@@ -1,12 +1,10 @@
-"""Where images come from: samples with a path and a label, decoded on demand."""
+"""What a data set is: samples with a path and a label, decoded on demand."""
 
 from __future__ import annotations
 
-import logging
-import os
+import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from classifier.data.decoding import IMAGE_EXTENSIONS, BadImageError, decode_image
+from classifier.data.decoding import BadImageError, decode_image
 from classifier.errors import ConfigError, RunError
 
-log = logging.getLogger(__name__)
-
 Augmentations = Callable[..., dict[str, Any]]
+Label = str | tuple[str, ...] | None
 
 
 class Sample(NamedTuple):
@@ -29,15 +26,18 @@ class Sample(NamedTuple):
     Args:
         path: As it is written into predictions.csv: relative to the data set's root, with forward
             slashes.
-        label: The class name, None where it is not known.
+        label: The class name; a tuple of them in multi-label data; None where it is not known.
+        group: Images of one group (a patient, a video) stay on one side of a split; None for an
+            image on its own.
     """
 
     path: str
-    label: str | None
+    label: Label
+    group: str | None = None
 
 
-class ImageDataset(Dataset[tuple[Any, int]], ABC):
-    """The base of a data set: subclass it, implement `scan` and, where needed, `load`.
+class ImageDataset(Dataset[tuple[Any, Any]], ABC):
+    """The base of a data set: subclass it, implement `scan` and `load`.
 
     Nothing is read before it is needed: a checkpoint's training folder may be gone when only
     prediction is asked for.
@@ -45,6 +45,13 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     Args:
         augmentations: An Albumentations pipeline; the data module sets the stage's own here.
     """
+
+    # Pixels of the shorter side that the pipeline needs; set by the data module, None for all.
+    min_side: int | None = None
+    # Decoded images of the on-disk cache; set by the data module.
+    kept: Any = None
+    # Whether a split looks for exact copies: only where that does not mean to decode every image.
+    finds_copies = False
 
     def __init__(self, augmentations: Augmentations | None = None) -> None:
         self.augmentations = augmentations
@@ -61,6 +68,14 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
             BadImageError: the sample cannot be decoded.
         """
 
+    def file(self, index: int) -> Path | None:
+        """The image file of sample `index`; None where it has none of its own."""
+        return None
+
+    def fingerprint(self, index: int) -> bytes:
+        """16 bytes, equal for equal content: here of the pixels."""
+        return hashlib.blake2b(self.load(index).tobytes(), digest_size=16).digest()
+
     @cached_property
     def samples(self) -> Sequence[Sample]:
         """All samples, found at the first use."""
@@ -69,25 +84,38 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     @cached_property
     def class_names(self) -> list[str]:
         """The labels that occur, sorted."""
-        return sorted({sample.label for sample in self.samples if sample.label is not None})
+        return sorted({name for sample in self.samples for name in names_of(sample.label)})
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image can have several labels, or none."""
+        return any(isinstance(sample.label, tuple) for sample in self.samples)
 
     @cached_property
-    def targets(self) -> list[int]:
-        """The class index of every sample in `class_names`; -1 where the label is not known."""
+    def targets(self) -> list[Any]:
+        """The class of every sample, as an index in `class_names`; -1 where it is not known.
+
+        In multi-label data a tuple of indices.
+        """
         index = {name: number for number, name in enumerate(self.class_names)}
-        return [index.get(sample.label or "", -1) for sample in self.samples]
+        return [
+            tuple(index[name] for name in sample.label)
+            if isinstance(sample.label, tuple)
+            else index.get(sample.label or "", -1)
+            for sample in self.samples
+        ]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         """The augmented image of sample `index`, and its target in `class_names`.
 
         Raises:
             RunError: the file cannot be decoded, or is gone; names it.
         """
         try:
-            image: Any = self.load(index)
+            image: Any = (self if self.kept is None else self.kept).load(index)
         except FileNotFoundError as error:
             raise RunError(f"{self.describe(index)}: the file vanished after the scan") from error
         except BadImageError as error:
@@ -101,132 +129,66 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
         return self.samples[index].path
 
 
-class FolderImageDataset(ImageDataset):
-    """Images in a folder with one sub-folder per class, or flat for prediction.
+class FilesDataset(ImageDataset):
+    """The base of data sets whose samples are files: implement `scan` and `file`."""
 
-    Args:
-        root: The folder. Each direct sub-folder with images below it is a class. Files whose names
-            begin with a dot, and files that are no images, are ignored.
-        augmentations: An Albumentations pipeline; the data module sets the stage's own here.
-    """
+    finds_copies = True
 
-    def __init__(self, root: str, augmentations: Augmentations | None = None) -> None:
-        super().__init__(augmentations)
-        self.root = root
-
-    def scan(self) -> Sequence[Sample]:
-        """Find the images below the root, sorted by path.
-
-        Raises:
-            ConfigError: no such folder, or no image in it.
-        """
-        root = Path(self.root)
-        if not root.is_dir():
-            problem = "is a file, not a folder" if root.exists() else "no such folder"
-            raise ConfigError(
-                "root", problem, got=self.root,
-                remedy=f"Relative paths start at {os.getcwd()}",
-            )  # fmt: skip
-        paths = sorted(find_images(root))
-        if not paths:
-            raise ConfigError(
-                "root", f"no images in this folder; it holds {_contents(root)}", got=self.root,
-                remedy="Put images into it, in one sub-folder per class for training",
-            )  # fmt: skip
-        return [Sample(path, path.partition("/")[0] if "/" in path else None) for path in paths]
+    @abstractmethod
+    def file(self, index: int) -> Path:
+        """The image file of sample `index`."""
 
     def load(self, index: int) -> NDArray[np.uint8]:
         """Decode the file of sample `index`."""
-        return decode_image(Path(self.root) / self.samples[index].path)
+        return decode_image(self.file(index), self.min_side)
+
+    def fingerprint(self, index: int) -> bytes:
+        """16 bytes, equal for files of equal bytes."""
+        return hashlib.blake2b(self.file(index).read_bytes(), digest_size=16).digest()
 
     def describe(self, index: int) -> str:
         """The path of the file."""
-        return str(Path(self.root) / self.samples[index].path)
+        return str(self.file(index))
 
 
-class ImagePathsDataset(ImageDataset):
-    """The images that `--predict a.jpg photos/` names: files and folders, flat or nested.
+def names_of(label: Label) -> tuple[str, ...]:
+    """The class names of a label: one, several, or none."""
+    return label if isinstance(label, tuple) else () if label is None else (label,)
 
-    Args:
-        paths: Files and folders. With one folder alone a row's path is relative to it; otherwise
-            it is the path as given, so that every row leads to its file.
-        augmentations: An Albumentations pipeline; the data module sets the stage's own here.
+
+def class_names_of(dataset: Any, key: str) -> list[str]:
+    """The class names of any data set: `class_names`, or torchvision's `classes`.
+
+    Raises:
+        ConfigError: it has neither.
     """
-
-    def __init__(self, paths: Sequence[str], augmentations: Augmentations | None = None) -> None:
-        super().__init__(augmentations)
-        self.paths = list(paths)
-        self._files: list[Path] = []
-
-    def scan(self) -> Sequence[Sample]:
-        """Find the images, sorted by path.
-
-        Raises:
-            ConfigError: a path that does not exist, or no image at all.
-        """
-        found: dict[str, Path] = {}
-        alone = len(self.paths) == 1
-        for name in self.paths:
-            path = Path(name)
-            if path.is_dir():
-                for relative in find_images(path):
-                    row = relative if alone else (path / relative).as_posix()
-                    found[row] = path / relative
-            elif path.is_file():
-                found[path.as_posix()] = path
-            else:
-                raise ConfigError(
-                    "--predict", "no such file or folder", got=name,
-                    remedy="Name images or folders of images",
-                )  # fmt: skip
-        if not found:
-            raise ConfigError(
-                "--predict", "no images found", got=self.paths,
-                remedy="Name images or folders of images",
-            )  # fmt: skip
-        self._files = [found[row] for row in sorted(found)]
-        return [Sample(row, None) for row in sorted(found)]
-
-    def load(self, index: int) -> NDArray[np.uint8]:
-        """Decode the file of sample `index`."""
-        return decode_image(self._files[index])
-
-    def describe(self, index: int) -> str:
-        """The path of the file."""
-        return str(self._files[index])
+    names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
+    if not names:
+        raise ConfigError(
+            key, f"{type(dataset).__name__} has no class names",
+            remedy="Put the images into one sub-folder per class, or give your data set class a "
+            "list class_names",
+        )  # fmt: skip
+    return [str(name) for name in names]
 
 
-def find_images(root: Path) -> Iterator[str]:
-    """The images below a folder, as paths relative to it with forward slashes.
+def targets_of(dataset: Any, key: str) -> list[Any]:
+    """The class index of every sample of any data set, or a tuple of them.
 
-    Symbolic links are followed, each real folder once, so that a loop ends.
-
-    Yields:
-        Paths in no particular order.
+    Raises:
+        ConfigError: it has no `targets`.
     """
-    seen: set[str] = set()
-    ignored: Counter[str] = Counter()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in files:
-            extension = os.path.splitext(name)[1].lower()
-            if extension in IMAGE_EXTENSIONS and not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
-            elif not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
-                ignored[extension or "no extension"] += 1
-    if ignored:
-        kinds = ", ".join(f"{count} x {kind}" for kind, count in ignored.most_common(5))
-        log.info("%s: ignored %d files that are no images (%s)", root, ignored.total(), kinds)
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        raise ConfigError(
+            key, f"{type(dataset).__name__} has no targets",
+            remedy="Give your data set class a list targets with one class index per sample",
+        )  # fmt: skip
+    return [target if isinstance(target, tuple) else int(target) for target in targets]
 
 
-def _contents(root: Path) -> str:
-    entries = list(root.iterdir())
-    folders = sum(entry.is_dir() for entry in entries)
-    extensions = sorted({entry.suffix or entry.name for entry in entries if entry.is_file()})
-    shown = f" ({', '.join(extensions[:5])})" if extensions else ""
-    return f"{folders} folders and {len(entries) - folders} files{shown}"
+def sample_name(dataset: Any, index: int) -> str:
+    """A stable name of a sample: its path where there is one."""
+    samples = getattr(dataset, "samples", None)
+    path = getattr(samples[index], "path", None) if samples is not None else None
+    return str(index) if path is None else str(path)

@@ -75,7 +75,7 @@ def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
                     raise BadImageError(TOO_LARGE)
                 if getattr(image, "is_animated", False):
                     _tell_of_frames()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+                return rgb_pixels(image)
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
@@ -86,6 +86,15 @@ def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
     # Pillow's decoders raise all of these for damaged files.
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB pixels (H, W, 3), uint8, upright, of an image that Pillow has opened.
+
+    Raises:
+        BadImageError: pixels without a known range.
+    """
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
 def _tell_of_frames() -> None:

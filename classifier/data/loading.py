@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from classifier.data.augmentations import Pipeline, start_worker, to_tensor
+from classifier.data.datasets import ImageDataset, sample_name
 from classifier.data.decoding import BadImageError
 from classifier.errors import RunError
 
@@ -24,7 +26,8 @@ class Batch(NamedTuple):
 
     Args:
         images: (N, 3, H, W), uint8, or float where the augmentations normalise.
-        targets: (N,) int64 class indices; -1 where the truth is not known.
+        targets: (N,) int64 class indices, -1 where the truth is not known; in multi-label data
+            (N, C) float32 zeros and ones.
         indices: (N,) int64 positions in the stage's data set.
         errors: Only when predicting: the reason why an image could not be decoded, "" when it was.
     """
@@ -35,41 +38,51 @@ class Batch(NamedTuple):
     errors: tuple[str, ...] = ()
 
 
-class StageDataset(Dataset[tuple[Tensor, int, int, str]]):
+class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
     """The part of a data set that one stage sees, with that stage's pipeline.
 
     Args:
         dataset: The source; its `augmentations` are replaced by the pipeline.
         indices: Positions in the source.
-        targets: Class index per position in `indices`, in the run's class list; -1 unknown.
+        targets: Class index per position in `indices`, in the run's class list, or a tuple of them;
+            -1 unknown.
         pipeline: Applied to every image.
         seed: Random numbers depend on it, on the epoch and on the position, and on nothing else:
             not on the number of workers, and not on where a run was resumed.
+        num_classes: Of multi-label data, whose targets become (C,) zeros and ones; else 0.
         tolerant: Give a blank image and the reason for a file that cannot be decoded.
+        skipped: Paths of files that are left out because they are no images -> why.
     """
 
     def __init__(
         self,
         dataset: Any,
         indices: Sequence[int],
-        targets: Sequence[int],
+        targets: Sequence[Any],
         pipeline: Pipeline,
         seed: int,
+        *,
+        num_classes: int = 0,
         tolerant: bool = False,
+        skipped: Mapping[str, str] | None = None,
     ) -> None:
         self.source = copy.copy(dataset)
         self.source.augmentations = pipeline
+        if isinstance(self.source, ImageDataset):
+            self.source.min_side = pipeline.min_side
         self.indices = indices
         self.targets = targets
         self.pipeline = pipeline
         self.seed = seed
+        self.num_classes = num_classes
         self.tolerant = tolerant
+        self.skipped = dict(skipped or {})
         self._blank: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int | tuple[int, int]) -> tuple[Tensor, int, int, str]:
+    def __getitem__(self, position: int | tuple[int, int]) -> tuple[Tensor, Any, int, str]:
         """Image, target, position and error of one item.
 
         Args:
@@ -84,14 +97,19 @@ class StageDataset(Dataset[tuple[Tensor, int, int, str]]):
             if not (self.tolerant and _is_bad_image(failure)):
                 raise
             image, error = self._blank_image(), str(failure.__cause__)
-        image = to_tensor(image)
-        return image, self.targets[place], place, error
+        return to_tensor(image), self._target(place), place, error
+
+    def _target(self, place: int) -> Any:
+        target = self.targets[place]
+        if not isinstance(target, tuple):
+            return target
+        present = torch.zeros(self.num_classes)
+        present[list(target)] = 1.0
+        return present
 
     def path(self, place: int) -> str:
         """The sample's path as predictions.csv shows it."""
-        samples = getattr(self.source, "samples", None)
-        sample = samples[self.indices[place]] if samples is not None else None
-        return str(getattr(sample, "path", self.indices[place]))
+        return sample_name(self.source, self.indices[place])
 
     def _blank_image(self) -> Tensor:
         if self._blank is None:
@@ -117,6 +135,36 @@ class EpochSampler(DistributedSampler[int]):
         return ((self.epoch, index) for index in islice(super().__iter__(), done, None))
 
 
+class BalancedSampler(DistributedSampler[int]):
+    """Draws with replacement so that every class is as frequent as the others.
+
+    Gives (epoch, position) pairs, as EpochSampler does, and as many of them an epoch.
+
+    Args:
+        dataset: A stage.
+        num_replicas: Processes.
+        rank: This one.
+        seed: Of the draws, which also depend on the epoch, and not on the number of processes.
+    """
+
+    num_done = 0
+
+    def __init__(self, dataset: StageDataset, num_replicas: int, rank: int, seed: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
+        kinds = [target if isinstance(target, tuple) else (target,) for target in dataset.targets]
+        counts = Counter(name for kind in kinds for name in kind or (-1,))
+        # An image of several classes is drawn for the rarest of them.
+        rates = [max(1.0 / counts[name] for name in kind or (-1,)) for kind in kinds]
+        self._weights = torch.tensor(rates, dtype=torch.float64)
+
+    def __iter__(self) -> Iterator[Any]:
+        done, self.num_done = self.num_done, 0
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        drawn = torch.multinomial(self._weights, self.total_size, True, generator=generator)
+        own = drawn[self.rank : self.total_size : self.num_replicas].tolist()
+        return ((self.epoch, index) for index in islice(own, done, None))
+
+
 class ResumableLoader(DataLoader[Any]):
     """A loader that starts late: at the first batch, when the epoch and the position are known.
 
@@ -130,7 +178,9 @@ class ResumableLoader(DataLoader[Any]):
         return self._batches()
 
     def _batches(self) -> Iterator[Any]:
-        if self.num_batches_done is not None and isinstance(self.sampler, EpochSampler):
+        if self.num_batches_done is not None and isinstance(
+            self.sampler, EpochSampler | BalancedSampler
+        ):
             self.sampler.num_done = self.num_batches_done() * (self.batch_size or 1)
         yield from super().__iter__()
 
@@ -142,7 +192,7 @@ class ResumableLoader(DataLoader[Any]):
         """The counterpart of `state_dict`."""
 
 
-def collate(items: Sequence[tuple[Tensor, int, int, str]]) -> Batch:
+def collate(items: Sequence[tuple[Tensor, Any, int, str]]) -> Batch:
     """Stack items into a batch.
 
     Raises:
@@ -158,7 +208,7 @@ def collate(items: Sequence[tuple[Tensor, int, int, str]]) -> Batch:
         )
     return Batch(
         default_collate(list(images)),
-        torch.tensor(targets, dtype=torch.int64),
+        default_collate(list(targets)),
         torch.tensor(places, dtype=torch.int64),
         errors,
     )

@@ -3,41 +3,154 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+
+# The classes of one sample: one index, several in multi-label data, none.
+Classes = tuple[int, ...]
 
 
-def stratified_split(
-    names: Sequence[str], targets: Sequence[int], fraction: float, seed: int
+def hold_out(
+    names: Sequence[str],
+    classes: Sequence[Classes],
+    groups: Sequence[str],
+    fraction: float,
+    seed: int | str,
 ) -> tuple[list[int], list[int]]:
-    """Hold out a fraction of every class.
+    """Hold out a fraction of every class, whole groups only.
 
-    Within a class the images are ranked by a hash of their name and the seed, and the first are
-    held out. So the split does not depend on the order of the files, on other classes, or on the
-    machine; a new file moves at most one image of its own class across.
+    Groups are ranked by a hash of their name and the seed, and those that are needed are held out
+    in that order. So the split does not depend on the order of the files, on the machine, or on
+    other classes; a new file moves at most one group of its own class across.
 
     Args:
         names: One stable name per sample, such as its relative path.
-        targets: One class index per sample.
-        fraction: Part to hold out, in (0, 1). At least one image of every class with two or more
-            goes to either side; a class with one image stays in training.
+        classes: Class indices of every sample.
+        groups: The group of every sample; a sample alone is a group of its own name.
+        fraction: Part to hold out, in (0, 1). At least one group of every class with two or more
+            goes to either side, where whole groups allow it; a class with one stays.
         seed: Another seed is another split.
 
     Returns:
         Indices to keep and indices to hold out, both sorted.
     """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    counts = {group: _count(classes, indices) for group, indices in members.items()}
+    remaining = _count(classes, range(len(names)))
+    needed = {
+        name: min(max(round(number * fraction), 1), number - 1)
+        for name, number in remaining.items()
+    }
+    held: set[str] = set()
+    for group in sorted(members, key=lambda group: _rank(group, seed)):
+        own = counts[group]
+        # Most of the group is needed, and every class of it keeps something.
+        useful = sum(min(number, needed[name]) for name, number in own.items())
+        if 2 * useful > own.total() and all(remaining[n] > own[n] for n in own):
+            held.add(group)
+            for name, number in own.items():
+                needed[name] = max(0, needed[name] - number)
+                remaining[name] -= number
+    if not held:
+        held.update(_smallest(counts, remaining, seed))
+    held_out = sorted(index for group in held for index in members[group])
+    chosen = set(held_out)
+    return [index for index in range(len(names)) if index not in chosen], held_out
+
+
+def fold_of(
+    classes: Sequence[Classes], groups: Sequence[str], folds: int, fold: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """One fold of a stratified cross-validation that keeps groups together.
+
+    Args:
+        classes: Class indices of every sample.
+        groups: The group of every sample.
+        folds: How many, at least 2.
+        fold: Which one is held out, from 0 on.
+        seed: Of the shuffling.
+
+    Returns:
+        Indices to keep and indices to hold out, both sorted.
+
+    Raises:
+        ValueError: fewer groups than folds, or no class with as many samples.
+
+    Source: scikit-learn, StratifiedGroupKFold.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    kinds: dict[Hashable, int] = {}
+    strata = [kinds.setdefault(combination, len(kinds)) for combination in classes]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    parts = list(splitter.split([0] * len(strata), strata, groups))
+    kept, held_out = parts[fold]
+    return sorted(map(int, kept)), sorted(map(int, held_out))
+
+
+def joined_groups(
+    names: Sequence[str], groups: Sequence[str | None], copies: Sequence[bytes | None]
+) -> list[str]:
+    """One name for all that must stay together: images of a group, and copies of one image.
+
+    Args:
+        names: Stable and distinct names of the samples.
+        groups: The user's groups; None for an image on its own.
+        copies: Equal for images of equal content; None where an image has no copy.
+    """
+    first: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while first.setdefault(key, key) != key:
+            first[key] = first[first[key]]
+            key = first[key]
+        return key
+
+    keys = []
+    for name, group, copy in zip(names, groups, copies, strict=True):
+        own = [f"\0group {group}"] if group is not None else []
+        own += [f"\0copy {copy.hex()}"] if copy is not None else []
+        for other in own[1:]:
+            low, high = sorted((find(own[0]), find(other)))
+            first[high] = low
+        keys.append(own[0] if own else name)
+    return [find(key) for key in keys]
+
+
+def balanced_part(
+    names: Sequence[str], classes: Sequence[Classes], most: int, seed: int
+) -> list[int]:
+    """The indices of at most so many samples, as evenly over the classes as they allow.
+
+    Args:
+        names: Stable names of the samples.
+        classes: Class indices of every sample; in multi-label data the first one counts.
+        most: At least 1.
+        seed: Another seed is another part.
+    """
     members: dict[int, list[int]] = defaultdict(list)
-    for index, target in enumerate(targets):
-        members[target].append(index)
-    held_out: set[int] = set()
-    for indices in members.values():
-        ranked = sorted(indices, key=lambda index: _rank(names[index], seed))
-        number = round(len(ranked) * fraction)
-        number = min(max(number, 1), len(ranked) - 1) if len(ranked) > 1 else 0
-        held_out.update(ranked[:number])
-    kept = [index for index in range(len(targets)) if index not in held_out]
-    return kept, sorted(held_out)
+    for index in sorted(range(len(names)), key=lambda index: _rank(names[index], f"{seed}/part")):
+        members[classes[index][0] if classes[index] else -1].append(index)
+    queues = [members[name] for name in sorted(members)]
+    turns = max(map(len, queues), default=0)
+    in_turn = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
+    return sorted(in_turn[:most])
 
 
-def _rank(name: str, seed: int) -> bytes:
+def _count(classes: Sequence[Classes], indices: Sequence[int] | range) -> Counter[int]:
+    """Samples of each class; those without any are a class of their own, -1."""
+    return Counter(name for index in indices for name in classes[index] or (-1,))
+
+
+def _smallest(
+    counts: dict[str, Counter[int]], remaining: Counter[int], seed: int | str
+) -> list[str]:
+    """Where no group is small enough: the smallest one that leaves something of every class."""
+    able = [g for g, own in counts.items() if all(remaining[n] > own[n] for n in own)]
+    return sorted(able, key=lambda group: (counts[group].total(), _rank(group, seed)))[:1]
+
+
+def _rank(name: str, seed: int | str) -> bytes:
     return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()

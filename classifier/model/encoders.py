@@ -35,6 +35,11 @@ class Network(nn.Module, ABC):
         self.preprocessing = preprocessing
         self.spec = {**spec, "preprocessing": preprocessing.to_dict()}
 
+    def resize_in(self, resize_mode: str) -> None:
+        """Let images be resized in another way than the encoder's own: crop, squash or pad."""
+        self.preprocessing = self.preprocessing.in_mode(resize_mode)
+        self.spec["preprocessing"] = self.preprocessing.to_dict()
+
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes) of normalised images (N, 3, H, W)."""

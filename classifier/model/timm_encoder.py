@@ -17,7 +17,7 @@ from classifier.preprocessing import INTERPOLATIONS, Preprocessing
 
 # Keys of a pretrained_cfg that say where the weights were, which a rebuilt network must not need.
 _LOCATION_KEYS = {"url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"}
-_RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "pad"}
+_RESIZE_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 
 
 class TimmNetwork(Network):
@@ -137,7 +137,7 @@ def _preprocessing(model: Any) -> Preprocessing:
     return Preprocessing(
         size=(height, width),
         resize=(int(height / crop_pct), int(width / crop_pct)),
-        resize_mode=_RESIZE_MODES.get(data["crop_mode"], "shortest"),
+        resize_mode=_RESIZE_MODES.get(data["crop_mode"], "crop"),
         interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",
         mean=data["mean"],
         std=data["std"],

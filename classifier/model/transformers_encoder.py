@@ -166,7 +166,7 @@ def _preprocessing(processor: Mapping[str, Any], config: PretrainedConfig) -> Pr
     size = processor.get("size", default)
     edge = size.get("shortest_edge") if isinstance(size, dict) else None
     resize = _pair(size)
-    resize_mode = "shortest" if edge is not None else "squash"
+    resize_mode = "crop" if edge is not None else "squash"
     if processor.get("do_center_crop", False) and "crop_size" in processor:
         crop = _pair(processor["crop_size"])
     elif edge is not None and "crop_pct" in processor:

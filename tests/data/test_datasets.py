@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from classifier import FolderImageDataset, ImageDataset
-from classifier.data.datasets import ImagePathsDataset, Sample, find_images
+from classifier.data.datasets import Sample
+from classifier.data.folders import ImagePathsDataset, find_images
 from classifier.errors import ConfigError
 from tests.conftest import COLOURS, write_classes, write_image
 

@@ -1,0 +1,116 @@
+"""What a user may say about the choice of images, and the checks of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from classifier.errors import ConfigError
+
+DATA = "data.init_args"
+DATASETS = f"{DATA}.dataset_classes"
+TASKS = ("multiclass", "multilabel")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How images are chosen; every field is the key of that name below data.init_args.
+
+    Args:
+        val_fraction: Part of train that is held out where val is null.
+        test_fraction: Part of train that is held out where test is null.
+        folds: Parts of a cross-validation.
+        fold: Which of them is validated on.
+        group_pattern: Regular expression on the path.
+        group_duplicates: Exact copies stay on one side of a split.
+        class_names: All classes, in the order of the logits.
+        on_bad_image: error or skip.
+        max_samples: Of train.
+        seed: Of the splits.
+        num_threads: That read files before the training.
+    """
+
+    val_fraction: float = 0.2
+    test_fraction: float = 0.0
+    folds: int | None = None
+    fold: int = 0
+    group_pattern: str | None = None
+    group_duplicates: bool = True
+    class_names: tuple[str, ...] | None = None
+    on_bad_image: str = "error"
+    max_samples: int | None = None
+    seed: int = 0
+    num_threads: int = 1
+
+    def check(self) -> None:
+        """Refuse values out of their range.
+
+        Raises:
+            ConfigError: names the key.
+        """
+        check_minimum("folds", self.folds, 2)
+        check_minimum("max_samples", self.max_samples, 1)
+        check_choice("on_bad_image", self.on_bad_image, ("error", "skip"))
+        for name in ("val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ConfigError(
+                    f"{DATA}.{name}", "must be in [0, 1)", got=value, remedy="Write for example 0.2"
+                )
+        if self.val_fraction + self.test_fraction >= 1.0:
+            raise ConfigError(
+                f"{DATA}.test_fraction", "leaves nothing to train on beside val_fraction "
+                f"({self.val_fraction})", got=self.test_fraction,
+            )  # fmt: skip
+        if not 0 <= self.fold < (self.folds or 1):
+            raise ConfigError(
+                f"{DATA}.fold", "must be from 0 to folds - 1", got=self.fold,
+                remedy="Write a smaller number" if self.folds else "Add folds: 5",
+            )  # fmt: skip
+        _check_pattern(self.group_pattern)
+        _check_distinct(self.class_names)
+
+
+def check_minimum(name: str, value: int | None, low: int) -> None:
+    """Refuse a number below the lowest that makes sense; None is none."""
+    if value is not None and value < low:
+        raise ConfigError(
+            f"data.init_args.{name}", f"must be at least {low}", got=value,
+            remedy=f"Write a whole number from {low} on",
+        )  # fmt: skip
+
+
+def check_choice(name: str, value: str | None, options: tuple[str | None, ...]) -> None:
+    """Refuse a value that is not among the options."""
+    if value not in options:
+        names = ["null" if option is None else option for option in options]
+        raise ConfigError(
+            f"{DATA}.{name}", "unknown value", got=value, name=str(value), options=names,
+            remedy=f"Write {' or '.join(names)}",
+        )  # fmt: skip
+
+
+def _check_pattern(pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            f"{DATA}.group_pattern", f"is no regular expression ({error})", got=pattern
+        ) from error
+
+
+def _check_distinct(names: tuple[str, ...] | None) -> None:
+    if names is not None and (len(set(names)) < len(names) or not names):
+        raise ConfigError(f"{DATA}.class_names", "must be distinct names", got=list(names))
+
+
+def check_stages(given: Mapping[str, Any], key: str, known: Collection[str]) -> None:
+    """Refuse a mapping by stages that names an unknown one."""
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"{key}.{name}", "unknown stage", remedy=f"The stages are {', '.join(known)}",
+                name=name, options=known,
+            )  # fmt: skip
