@@ -168,7 +168,7 @@ class ImageDataModule(L.LightningDataModule):
     def class_counts(self) -> list[int]:
         """Training images of each class."""
         assert self.class_names is not None
-        return class_counts(self.stage("train").targets, len(self.class_names))
+        return class_counts(self.selection.members("train").targets, len(self.class_names))
 
     # Stages
 

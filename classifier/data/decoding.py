@@ -45,8 +45,8 @@ def decode_image(source: str | Path | bytes, min_side: int | None = None) -> NDA
 
     Args:
         source: A file in any format that Pillow reads, or its bytes.
-        min_side: Where the shorter side is at least twice as many pixels, a JPEG file may come
-            reduced by 2 or 4, never below it; None decodes every pixel.
+        min_side: A JPEG file may come reduced by 2 or 4, its shorter side never below so many
+            pixels; None decodes every pixel.
 
     Returns:
         RGB pixels (H, W, 3), uint8.

@@ -51,7 +51,7 @@ class FolderImageDataset(FilesDataset):
 
     def file(self, index: int) -> Path:
         """The file of sample `index`."""
-        return Path(self.root) / self.samples[index].path
+        return Path(os.path.join(self.root, self.samples[index].path))
 
 
 class ImagePathsDataset(FilesDataset):

@@ -23,9 +23,6 @@ _ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
 _ORIENTATION = 274
 # By 8 the file's own blocks would become pixels, which shows.
 _REDUCED = ((4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-# A reduced file is made smaller again: with so much room left, pixels then differ by less
-# than 1 of 255 on average from those of the whole file.
-_ROOM = 2.0
 
 
 @dataclass
@@ -42,8 +39,8 @@ def decode_jpeg(data: bytes, min_side: int | None, max_pixels: int) -> NDArray[n
 
     Args:
         data: The file.
-        min_side: Pixels of the shorter side that are needed; the result has at least twice as
-            many, or all that the file has. None decodes every pixel.
+        min_side: Pixels of the shorter side that are needed; the result has at least as many, or
+            all that the file has. None decodes every pixel.
         max_pixels: Larger pictures are not decoded.
 
     Returns:
@@ -58,7 +55,7 @@ def decode_jpeg(data: bytes, min_side: int | None, max_pixels: int) -> NDArray[n
     if min_side is not None:
         shorter = min(header.width, header.height)
         for factor, flag in _REDUCED:
-            if shorter >= factor * min_side * _ROOM:
+            if shorter >= factor * min_side:
                 flags |= flag & ~cv2.IMREAD_COLOR_BGR
                 break
     pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)

@@ -64,6 +64,7 @@ class Selection:
         self._task = task
         self._parts: dict[str, list[int]] | None = None
         self._bad: dict[int, dict[int, str]] = {}
+        self._members: dict[str, Members] = {}
 
     # Classes
 
@@ -160,6 +161,11 @@ class Selection:
 
     def members(self, name: str) -> Members:
         """The images of a stage: train, val, test or predict."""
+        if name not in self._members:
+            self._members[name] = self._choose(name)
+        return self._members[name]
+
+    def _choose(self, name: str) -> Members:
         if name == "predict":
             source = self.source("predict")
             return Members(source, list(range(len(source))), [-1] * len(source))
