@@ -30,7 +30,9 @@ from classifier.data.datamodule import ImageDataModule
 from classifier.data.folders import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.files import write_text
+from classifier.model.tasks import class_facts
 from classifier.preparing import (
+    check_metrics,
     check_monitors,
     default_monitor,
     known_names,
@@ -211,6 +213,7 @@ class _Job:
         check_monitors(callbacks, model, data, callbacks)
         trainer = build_trainer(arguments, "train", default_monitor(callbacks, data))
         prepare_training(model, data, resumed, from_weights=only_weights)
+        check_metrics(callbacks, model)
         if only_weights and self.checkpoint is not None:
             load_weights(model, self.checkpoint)
         if self.command.mode == "check":
@@ -246,10 +249,9 @@ class _Job:
         config = {key: value for key, value in cli.given.items() if key != "optuna"}
         names = known_names(callbacks, data)
         closed = logs_known_names_only(callbacks, model)
-        class_names = getattr(data, "class_names", None)
         return survey(
             config, cli.plain(), self.sweep, names, trainer,
-            class_names=class_names, closed=closed,
+            class_facts=class_facts(data), closed=closed,
         )  # fmt: skip
 
     def _check_unfinished(
@@ -274,6 +276,7 @@ class _Job:
             data.dataset_classes["predict"] = ImagePathsDataset(self.command.paths)  # type: ignore[attr-defined]
         trainer = build_trainer(arguments, mode, None)
         prepare_evaluation(model, data, self.checkpoint)
+        check_metrics(as_list(arguments.get("callbacks")), model)
         data.setup(mode)
         run = self._create_run(mode, cli)
         recorder = RunRecorder(run, cli.plain())

@@ -12,9 +12,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from classifier.callbacks.cost import ModelCost
-from classifier.callbacks.metrics import MetricsLogger
+from classifier.callbacks.metrics import MetricsLogger, task_of
 from classifier.errors import ConfigError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
+from classifier.model.losses import shown_weights
+from classifier.model.tasks import MULTICLASS, class_facts
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +42,25 @@ def prepare_training(
     Raises:
         ConfigError: anything that would stop the training later.
     """
+    if isinstance(model, ImageClassifier) and model.task and hasattr(data, "task"):
+        data.task = model.task
     data.setup("fit")
     if not isinstance(model, ImageClassifier):
         return
-    class_names = getattr(data, "class_names", None)
+    facts = class_facts(data)
     if checkpoint is None:
         if model.freeze_encoder and not model.pretrained and not from_weights:
             log.warning(
                 "freeze_encoder: %s with pretrained: false freezes layers at random weights",
                 model.freeze_encoder,
             )
-        model.build(class_names)
+        model.build(**facts)
     else:
+        check_same_data(checkpoint[CHECKPOINT_KEY], facts)
         model.rebuild(dict(checkpoint))
-        check_same_classes(model.class_names or [], class_names)
+        model.weigh_classes(facts["class_counts"])
+    if model.loss_weights is not None:
+        log.info("class weights: %s", shown_weights(model.loss_weights, model.class_names or []))
     if hasattr(data, "preprocessing"):
         data.preprocessing = model.preprocessing
     if hasattr(data, "summary"):
@@ -77,6 +84,8 @@ def prepare_evaluation(
         if isinstance(model, ImageClassifier):
             model.rebuild(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
+    except ConfigError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ConfigError(
@@ -86,19 +95,50 @@ def prepare_evaluation(
     if not isinstance(model, ImageClassifier):
         return
     data.class_names = model.class_names  # type: ignore[attr-defined]
+    data.task = model.task  # type: ignore[attr-defined]
     data.preprocessing = model.preprocessing  # type: ignore[attr-defined]
 
 
-def check_same_classes(saved: Sequence[str], found: Sequence[str] | None) -> None:
-    """Refuse to go on with other classes, or with the same ones in another order.
+def check_metrics(listed: Sequence[Any], model: L.LightningModule) -> None:
+    """Refuse metrics that cannot be logged in the model's task.
+
+    Args:
+        listed: The callbacks of the configuration.
+        model: Prepared: its task is known.
 
     Raises:
-        ConfigError: with both lists.
+        ConfigError: names the metric.
     """
-    if found is not None and list(saved) != list(found):
+    for index, callback in enumerate(listed):
+        if isinstance(callback, MetricsLogger):
+            try:
+                callback.check(task_of(model))
+            except ConfigError as error:
+                key = f"trainer.callbacks.{index}.init_args.{error.key}"
+                raise error.at(key) from error
+
+
+def check_same_data(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuse to go on with another task or other classes, or with these in another order.
+
+    Args:
+        saved: What the checkpoint says of its classes.
+        found: What the data module knows of them.
+
+    Raises:
+        ConfigError: with both.
+    """
+    task = saved.get("task", MULTICLASS)
+    if found["task"] not in (None, task):
         raise ConfigError(
-            "ckpt_path", f"the checkpoint's classes are {', '.join(saved)}; "
-            f"the data's are {', '.join(found)}",
+            "ckpt_path", f"the checkpoint is {task}, and the data is {found['task']}",
+            remedy="Use the same data, or only_weights_load: true for a new training",
+        )  # fmt: skip
+    names = found["class_names"]
+    if names is not None and list(saved["class_names"]) != list(names):
+        raise ConfigError(
+            "ckpt_path", f"the checkpoint's classes are {', '.join(saved['class_names'])}; "
+            f"the data's are {', '.join(names)}",
             remedy="Use the same class folders, or only_weights_load: true for a new training",
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from classifier.cli import ClassifierCLI
@@ -23,7 +23,7 @@ def survey(
     names: Mapping[str, bool | None],
     trainer: Any,
     *,
-    class_names: Sequence[str] | None,
+    class_facts: Mapping[str, Any],
     closed: bool,
 ) -> dict[str, Any]:
     """Check a sweep's section against the model, data and trainer that it is about.
@@ -34,7 +34,7 @@ def survey(
         section: `optuna`.
         names: Metrics that a training logs -> whether higher is better, None where unknown.
         trainer: Of the configuration.
-        class_names: Of the data.
+        class_facts: What the data knows of its classes, as the arguments of a model's `build`.
         closed: Whether no other metric can be logged: no class of the user's own takes part.
 
     Returns:
@@ -52,7 +52,7 @@ def survey(
         problems.append(error)
     problems.extend(_check_objectives(parse_objectives(section), section, names, closed=closed))
     for space in _readable(section.get("search_spaces")):
-        problems.extend(_check_space(config, space, class_names))
+        problems.extend(_check_space(config, space, class_facts))
     if problems:
         raise ConfigError.together(problems)
     return {
@@ -115,20 +115,20 @@ def _readable(section: Any) -> Iterator[SearchSpace]:
 
 
 def _check_space(
-    config: Mapping[str, Any], space: SearchSpace, class_names: Sequence[str] | None
+    config: Mapping[str, Any], space: SearchSpace, class_facts: Mapping[str, Any]
 ) -> Iterator[ConfigError]:
     """Try both ends of every range and every choice; one by one where something is wrong."""
     checked: set[tuple[str, str]] = set()
     told: set[str] = set()
     for params in space.probes():
-        if _try(config, space, params, class_names) is None:
+        if _try(config, space, params, class_facts) is None:
             continue
         for key, value in params.items():
             if (key, repr(value)) in checked:
                 continue
             checked.add((key, repr(value)))
             needed = space.needed_for(key)
-            problem = _try(config, space, {**needed, key: value}, class_names)
+            problem = _try(config, space, {**needed, key: value}, class_facts)
             if problem is not None and key not in told:
                 told.add(key)
                 yield problem.at(f"{_SPACES}.{key}")
@@ -138,14 +138,18 @@ def _try(
     config: Mapping[str, Any],
     space: SearchSpace,
     params: Mapping[str, Any],
-    class_names: Sequence[str] | None,
+    class_facts: Mapping[str, Any],
 ) -> ConfigError | None:
     try:
         tree = space.applied_to(copy.deepcopy(dict(config)), params)
         model, _, _ = ClassifierCLI(tree).build()
-        if isinstance(model, ImageClassifier) and any("model_name" in key for key in params):
-            # Whether an encoder exists shows only when it is built; its weights are then here.
-            model.build(class_names)
+        if isinstance(model, ImageClassifier):
+            # The data follows a task that the configuration names.
+            facts = {**class_facts, "task": model.task or class_facts["task"]}
+            model.settle(**facts)
+            if any("model_name" in key for key in params):
+                # Whether an encoder exists shows only when it is built; its weights are then here.
+                model.build(**facts)
     except ConfigError as error:
         return error
     return None

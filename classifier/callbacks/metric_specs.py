@@ -4,25 +4,148 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torchmetrics
-from torchmetrics import Metric
-from torchmetrics import classification as multiclass
+from torch import Tensor
+from torchmetrics import Metric, classification
 
 from classifier.errors import ConfigError
 from classifier.importing import import_path, public_names
+from classifier.model.tasks import MULTICLASS, MULTILABEL, TASKS
 
-# Accuracy is the share of images that are right; all other metrics are means over the classes.
+# What a metric is given: logits with class indices; in multilabel, with ones and zeros, what the
+# model decided, or the probabilities where the metric sets no threshold of its own.
+LOGITS, DECISIONS, PROBABILITIES = "logits", "decisions", "probabilities"
+
+# Accuracy is the share of images (multilabel: of labels) that are right; all other metrics are
+# means over the classes.
 _NOT_MACRO = {"accuracy": "micro"}
 _TASK_PREFIX = re.compile(r"^(Multiclass|Binary|Multilabel)")
+_PREFIX = {MULTICLASS: "Multiclass", MULTILABEL: "Multilabel"}
+_PLAIN_WORDS = {MULTICLASS: "one label per image", MULTILABEL: "several labels per image"}
 
 MetricSpec = str | dict[str, Any]
 
 
-def parse_metric(spec: MetricSpec, index: int) -> tuple[str, Any, dict[str, Any]]:
-    """Name, class and arguments of one entry of `metrics:`."""
+@dataclass(frozen=True)
+class AskedMetric:
+    """One entry of `metrics:`, before the task and the number of classes are known.
+
+    Args:
+        key: Of the configuration, for messages.
+        name: Under which it is logged, without the stage.
+        cls: As it was written: `F1Score` is of both tasks, `MultilabelF1Score` of one.
+        arguments: The user's.
+        own_task: The only task that it is for, or None.
+    """
+
+    key: str
+    name: str
+    cls: Any
+    arguments: dict[str, Any]
+    own_task: str | None
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Whether a larger value is a better one, None where torchmetrics does not say."""
+        task = next((task for task in TASKS if self.problem(task) is None), MULTICLASS)
+        found: bool | None = getattr(self.build(task, 3), "higher_is_better", None)
+        return found
+
+    def given(self, task: str) -> str:
+        """Which of logits, decisions and probabilities the metric takes.
+
+        Args:
+            task: multiclass or multilabel.
+        """
+        if task == MULTICLASS:
+            return LOGITS
+        parameters = inspect.signature(_variant(self.cls, task).__init__).parameters
+        decided = "threshold" in parameters and "threshold" not in self.arguments
+        return DECISIONS if decided else PROBABILITIES
+
+    def build(self, task: str, num_classes: int) -> Metric:
+        """The metric of a task.
+
+        Args:
+            task: multiclass or multilabel.
+            num_classes: In multilabel the number of labels.
+        """
+        real = _variant(self.cls, task)
+        parameters = inspect.signature(real.__init__).parameters
+        defaults = {
+            "num_classes": num_classes,
+            "num_labels": num_classes,
+            "average": _default_average(self.cls),
+            # Targets are of our own making; the checks cost a synchronisation a step.
+            "validate_args": False,
+        }
+        filled = {name: value for name, value in defaults.items() if name in parameters}
+        metric: Metric = real(**{**filled, **self.arguments})
+        return metric
+
+    def problem(self, task: str) -> ConfigError | None:
+        """Why the metric cannot be logged in a task, None where it can.
+
+        Args:
+            task: multiclass or multilabel.
+        """
+        try:
+            self._check_task(task)
+            _check_init_args(self.cls, _variant(self.cls, task), self.arguments, self.key)
+            self._check_value(task)
+        except ConfigError as error:
+            return error
+        return None
+
+    def _check_task(self, task: str) -> None:
+        name = self.cls.__name__
+        if self.own_task not in (None, task):
+            raise ConfigError(
+                self.key, f"{name} is for {_PLAIN_WORDS[str(self.own_task)]}, "
+                f"and the data is {task}",
+                remedy=f"Write {_TASK_PREFIX.sub('', name)}, without a task",
+            )  # fmt: skip
+        if _chooses_by_task(self.cls) and _variant(self.cls, task) is self.cls:
+            raise ConfigError(
+                self.key, f"torchmetrics has no {name} for {_PLAIN_WORDS[task]}",
+                remedy="Remove it, or choose another metric",
+            )  # fmt: skip
+
+    def _check_value(self, task: str) -> None:
+        """Try the metric on three classes: only a single number can be logged."""
+        name = self.cls.__name__
+        try:
+            metric = self.build(task, 3)
+            metric.update(*_example(self.given(task)))
+            value = metric.compute()
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            what = "class logits" if task == MULTICLASS else "several labels per image"
+            raise ConfigError(
+                self.key, f"{name} does not work on {what} ({reason})", got=self.arguments
+            ) from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ConfigError(
+                self.key, f"{name} gives more than one number, which cannot be logged",
+                remedy="Choose an average such as macro, or another metric",
+            )  # fmt: skip
+
+
+def parse_metric(spec: MetricSpec, index: int) -> AskedMetric:
+    """One entry of `metrics:`.
+
+    Args:
+        spec: As it was written.
+        index: Its place in the list.
+
+    Raises:
+        ConfigError: there is no such metric, or it can be logged in no task.
+    """
     key = f"metrics.{index}"
     if isinstance(spec, str):
         spec = {"class_path": spec}
@@ -40,16 +163,12 @@ def parse_metric(spec: MetricSpec, index: int) -> tuple[str, Any, dict[str, Any]
         )  # fmt: skip
     cls = _metric_class(path, key)
     arguments = dict(spec.get("init_args") or {})
-    _check_init_args(cls, arguments, f"{key}.init_args")
-    base = _snake(_TASK_PREFIX.sub("", cls.__name__))
-    average = arguments.get("average")
-    default = _NOT_MACRO.get(base, "macro")
-    name = base if average in (None, default) else f"{base}_{average}"
-    if "top_k" in arguments and arguments["top_k"] != 1:
-        name = f"{name}_top{arguments['top_k']}"
-    if "average" in inspect.signature(_multiclass(cls).__init__).parameters:
-        arguments.setdefault("average", default)
-    return name, cls, arguments
+    own_task = _own_task(cls, arguments, key)
+    asked = AskedMetric(key, _name(cls, arguments), cls, arguments, own_task)
+    problem = asked.problem(own_task or MULTICLASS)
+    if problem is not None and (own_task is not None or asked.problem(MULTILABEL) is not None):
+        raise problem
+    return asked
 
 
 def _metric_class(path: str, key: str) -> Any:
@@ -57,8 +176,8 @@ def _metric_class(path: str, key: str) -> Any:
     if "." in path:
         found = import_path(path, key)
     else:
-        options = [*public_names(torchmetrics), *public_names(multiclass)]
-        found = getattr(torchmetrics, path, None) or getattr(multiclass, path, None)
+        options = [*public_names(torchmetrics), *public_names(classification)]
+        found = getattr(torchmetrics, path, None) or getattr(classification, path, None)
         if found is None:
             raise ConfigError(
                 key, "torchmetrics has no such metric", got=path, name=path, options=options,
@@ -72,20 +191,47 @@ def _metric_class(path: str, key: str) -> Any:
     return found
 
 
-def _multiclass(cls: Any) -> Any:
-    """torchmetrics.F1Score only chooses between classes; this is the one that it chooses."""
-    return getattr(multiclass, f"Multiclass{cls.__name__}", cls)
-
-
-def _check_init_args(cls: Any, arguments: dict[str, Any], key: str) -> None:
-    task = arguments.get("task", "multiclass")
-    if task != "multiclass":
+def _own_task(cls: Any, arguments: dict[str, Any], key: str) -> str | None:
+    """The task that class or arguments name; taken out of the arguments."""
+    named = next((task for task in TASKS if cls.__name__.startswith(_PREFIX[task])), None)
+    task: str | None = arguments.get("task", named)
+    if task not in (None, *TASKS):
         raise ConfigError(
-            f"{key}.task", "must be multiclass", got=task, remedy="Leave it out",
+            f"{key}.init_args.task", "must be multiclass or multilabel", got=task,
+            remedy="Leave it out",
         )  # fmt: skip
-    if "task" in inspect.signature(cls.__new__).parameters:
+    if _chooses_by_task(cls):
         arguments.pop("task", None)
-    real = _multiclass(cls)
+    return MULTICLASS if cls.__name__.startswith("Binary") else task
+
+
+def _name(cls: Any, arguments: dict[str, Any]) -> str:
+    name = _snake(_TASK_PREFIX.sub("", cls.__name__))
+    average = arguments.get("average")
+    if average not in (None, _default_average(cls)):
+        name = f"{name}_{average}"
+    if "top_k" in arguments and arguments["top_k"] != 1:
+        name = f"{name}_top{arguments['top_k']}"
+    if "threshold" in arguments:
+        name = f"{name}_at{arguments['threshold']}"
+    return name
+
+
+def _default_average(cls: Any) -> str:
+    return _NOT_MACRO.get(_snake(_TASK_PREFIX.sub("", cls.__name__)), "macro")
+
+
+def _chooses_by_task(cls: Any) -> bool:
+    """torchmetrics.F1Score only chooses between the classes of the tasks."""
+    return "task" in inspect.signature(cls.__new__).parameters
+
+
+def _variant(cls: Any, task: str) -> Any:
+    """The class that torchmetrics.F1Score chooses for a task; any other class itself."""
+    return getattr(classification, f"{_PREFIX[task]}{cls.__name__}", cls)
+
+
+def _check_init_args(cls: Any, real: Any, arguments: dict[str, Any], key: str) -> None:
     known = [
         *inspect.signature(real.__init__).parameters,
         *inspect.signature(Metric.__init__).parameters,
@@ -94,49 +240,30 @@ def _check_init_args(cls: Any, arguments: dict[str, Any], key: str) -> None:
     for name in arguments:
         if name not in known or name in ("self", "kwargs"):
             raise ConfigError(
-                f"{key}.{name}", f"{cls.__name__} takes no {name!r}",
+                f"{key}.init_args.{name}", f"{cls.__name__} takes no {name!r}",
                 remedy="See its documentation", name=name,
                 options=[item for item in known if item not in ("self", "kwargs")],
             )  # fmt: skip
 
 
-def build_metric(cls: Any, arguments: dict[str, Any], num_classes: int) -> Metric:
-    """A metric for a number of classes."""
-    real = _multiclass(cls)
-    parameters = inspect.signature(real.__init__).parameters
-    filled = dict(arguments)
-    if "num_classes" in parameters:
-        filled.setdefault("num_classes", num_classes)
-    if "validate_args" in parameters:
-        # Targets are class indices of our own making; the checks cost a synchronisation a step.
-        filled.setdefault("validate_args", False)
-    metric: Metric = real(**filled)
-    return metric
-
-
-def check_scalar(cls: Any, arguments: dict[str, Any], key: str) -> None:
-    """Try a metric on three classes: only a single number can be logged."""
-    logits = torch.eye(3).repeat(2, 1)
-    try:
-        metric = build_metric(cls, arguments, 3)
-        metric.update(logits, torch.tensor([0, 1, 2, 1, 2, 0]))
-        value = metric.compute()
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(
-            key, f"{cls.__name__} does not work on class logits ({reason})", got=arguments
-        ) from error
-    if not isinstance(value, torch.Tensor) or value.numel() != 1:
-        raise ConfigError(
-            key, f"{cls.__name__} gives more than one number, which cannot be logged",
-            remedy="Choose an average such as macro, or another metric",
-        )  # fmt: skip
+@cache
+def _example(given: str) -> tuple[Tensor, Tensor]:
+    """Six images of three classes, as a metric is given them."""
+    targets = torch.tensor([0, 1, 2, 1, 2, 0])
+    if given == LOGITS:
+        return torch.eye(3).repeat(2, 1), targets
+    several = torch.nn.functional.one_hot(targets, 3)
+    likely = torch.eye(3).repeat(2, 1) * 0.5 + 0.25
+    return (likely > 0.5).int() if given == DECISIONS else likely, several
 
 
 def in_bounds(metric: Metric, value: Any) -> Any:
-    """Rounding may lift a perfect score to 1.0000001."""
+    """Rounding may lift a perfect score to 1.0000001.
+
+    Not all bounds of torchmetrics are true ones, so that what is far above stays.
+    """
     high = metric.plot_upper_bound
-    return value if high is None else value.clamp(max=high)
+    return value if high is None else torch.where(value < high + 1e-4, value.clamp(max=high), value)
 
 
 def _snake(name: str) -> str:

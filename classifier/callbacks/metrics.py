@@ -10,13 +10,15 @@ from lightning.pytorch.callbacks import Callback
 from torchmetrics import Metric, MetricCollection
 
 from classifier.callbacks.metric_specs import (
+    DECISIONS,
+    LOGITS,
+    PROBABILITIES,
     MetricSpec,
-    build_metric,
-    check_scalar,
     in_bounds,
     parse_metric,
 )
 from classifier.errors import ConfigError
+from classifier.model.tasks import MULTICLASS, MULTILABEL
 
 DEFAULT_METRICS = ("Accuracy", "F1Score", "Precision", "Recall")
 STAGES = ("train", "validation", "test")
@@ -29,25 +31,28 @@ class MetricsLogger(Callback):
 
     Each is updated in the step and computed at the end of the epoch. Averages are macro; another
     one is part of the name (`validation_f1_score_weighted`). accuracy is the share of images
-    that are right.
+    that are right; in multilabel the share of labels, and the model's thresholds hold for all
+    metrics that need one.
 
     Args:
         metrics: torchmetrics by class path or short name, as a string or as `class_path` with
-            `init_args`; num_classes and task are filled in. Default: Accuracy, F1Score, Precision,
+            `init_args`; task and number of classes are filled in. Default: Accuracy, F1Score, Precision,
             Recall.
 
     Raises:
         ConfigError: no such metric, or one that does not take an argument.
+
+    A model of your own is taken for multiclass, with `logits` and `targets` in what its steps
+    return. One with `task` multilabel has `probabilities` and `decisions` as ImageClassifier does.
     """
 
     def __init__(self, metrics: list[MetricSpec] | None = None) -> None:
         self.specs: list[MetricSpec] = list(metrics or DEFAULT_METRICS)
-        self._parsed = [parse_metric(spec, index) for index, spec in enumerate(self.specs)]
-        self._collections: dict[str, MetricCollection] = {}
+        self._asked = [parse_metric(spec, index) for index, spec in enumerate(self.specs)]
+        # By stage, and by what the metrics are given.
+        self._collections: dict[str, dict[str, MetricCollection]] = {}
         self._resumed: dict[str, dict[str, Any]] = {}
-        for index, (_, cls, arguments) in enumerate(self._parsed):
-            check_scalar(cls, arguments, f"metrics.{index}")
-        names = [name for name, _, _ in self._parsed]
+        names = [asked.name for asked in self._asked]
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise ConfigError(
@@ -61,10 +66,21 @@ class MetricsLogger(Callback):
         Args:
             stage: train, validation or test.
         """
-        return {
-            f"{stage}_{name}": getattr(build_metric(cls, arguments, 3), "higher_is_better", None)
-            for name, cls, arguments in self._parsed
-        }
+        return {f"{stage}_{asked.name}": asked.higher_is_better for asked in self._asked}
+
+    def check(self, task: str) -> None:
+        """Refuse metrics that cannot be logged in a task.
+
+        Args:
+            task: multiclass or multilabel.
+
+        Raises:
+            ConfigError: the first that cannot.
+        """
+        for asked in self._asked:
+            problem = asked.problem(task)
+            if problem is not None:
+                raise problem
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Build the metrics for the model's number of classes, which is known by now."""
@@ -83,23 +99,25 @@ class MetricsLogger(Callback):
         num_classes = len(names) if names else getattr(pl_module, "num_classes", None)
         if self._collections or num_classes is None:
             return
-        for name in STAGES:
-            built: dict[str, Metric | MetricCollection] = {
-                f"{name}_{metric}": build_metric(cls, arguments, num_classes)
-                for metric, cls, arguments in self._parsed
+        task = task_of(pl_module)
+        self.check(task)
+        for stage in STAGES:
+            built: dict[str, dict[str, Metric | MetricCollection]] = {}
+            for asked in self._asked:
+                named = built.setdefault(asked.given(task), {})
+                named[f"{stage}_{asked.name}"] = asked.build(task, num_classes)
+            self._collections[stage] = {
+                given: MetricCollection(metrics) for given, metrics in built.items()
             }
-            self._collections[name] = MetricCollection(built)
 
     def state_dict(self) -> dict[str, Any]:
         """What was counted of the current training epoch, so that a resume can go on counting."""
-        train = self._collections.get("train")
-        if train is None:
-            return {}
         states = {
             name: {**metric.metric_state, _COUNT: metric.update_count}
-            for name, metric in train.items(keep_base=True, copy_state=True)
+            for collection in self._collections.get("train", {}).values()
+            for name, metric in collection.items(keep_base=True, copy_state=True)
         }
-        return {"train": states}
+        return {"train": states} if states else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where a checkpoint left off."""
@@ -108,28 +126,39 @@ class MetricsLogger(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the counts of a checkpoint."""
         for name, states in self._resumed.items():
-            metric = self._collections["train"][name]
+            collections = self._collections["train"].values()
+            metric = next(found[name] for found in collections if name in found)
             metric._update_count = states.pop(_COUNT)
             for state, value in states.items():
                 setattr(metric, state, value)
         self._resumed = {}
 
     def _start(self, stage: str) -> None:
-        if stage in self._collections:
-            self._collections[stage].reset()
+        for collection in self._collections.get(stage, {}).values():
+            collection.reset()
 
-    def _update(self, stage: str, outputs: Any) -> None:
-        if stage in self._collections and isinstance(outputs, Mapping) and "logits" in outputs:
-            logits = outputs["logits"]
-            self._collections[stage].to(logits.device).update(logits.float(), outputs["targets"])
+    def _update(self, stage: str, pl_module: L.LightningModule, outputs: Any) -> None:
+        if not (
+            stage in self._collections and isinstance(outputs, Mapping) and "logits" in outputs
+        ):
+            return
+        logits, targets = outputs["logits"].float(), outputs["targets"]
+        given = {LOGITS: logits}
+        if task_of(pl_module) == MULTILABEL:
+            model: Any = pl_module
+            chances = model.probabilities(logits)
+            given = {PROBABILITIES: chances, DECISIONS: model.decisions(chances).int()}
+            targets = targets.int()
+        for name, collection in self._collections[stage].items():
+            collection.to(logits.device).update(given[name], targets)
 
     def _log(self, stage: str, pl_module: L.LightningModule) -> None:
-        if stage in self._collections:
-            values = {
-                name: in_bounds(metric, metric.compute())
-                for name, metric in self._collections[stage].items(copy_state=False)
-            }
-            pl_module.log_dict(values, sync_dist=True)
+        values = {
+            name: in_bounds(metric, metric.compute())
+            for collection in self._collections.get(stage, {}).values()
+            for name, metric in collection.items(copy_state=False)
+        }
+        pl_module.log_dict(values, sync_dist=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
@@ -144,7 +173,7 @@ class MetricsLogger(Callback):
         batch_idx: int,
     ) -> None:
         """Count a batch."""
-        self._update("train", outputs)
+        self._update("train", pl_module, outputs)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch."""
@@ -164,7 +193,7 @@ class MetricsLogger(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch."""
-        self._update("validation", outputs)
+        self._update("validation", pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch."""
@@ -184,8 +213,17 @@ class MetricsLogger(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch."""
-        self._update("test", outputs)
+        self._update("test", pl_module, outputs)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the result."""
         self._log("test", pl_module)
+
+
+def task_of(model: Any) -> str:
+    """The task of any model; multiclass where it does not say.
+
+    Args:
+        model: Whose classes are known.
+    """
+    return MULTILABEL if getattr(model, "task", None) == MULTILABEL else MULTICLASS

@@ -8,11 +8,11 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from classifier.errors import ConfigError, RunError
+from classifier.model import losses, tasks
 from classifier.model.encoders import Network, build_network, rebuild_network
 from classifier.model.freezing import (
     FreezeReport,
@@ -26,6 +26,7 @@ from classifier.model.optimizers import (
     build_scheduler,
     check_scheduler,
     forget_length,
+    planned_length,
 )
 from classifier.preprocessing import Preprocessing
 
@@ -52,6 +53,12 @@ class ImageClassifier(L.LightningModule):
         scheduler_config: `name` (cosine, linear, step, plateau, one_cycle, constant, a class of
             torch.optim.lr_scheduler or an import path), `warmup_epochs` or `warmup_ratio`, and the
             schedule's arguments; null keeps the learning rate.
+        task: multiclass (one label per image), multilabel (any number); null is what the data is.
+        class_weights: auto (inverse to the images per class, mean 1.0), weights by class name (the
+            others weigh 1.0), or a list in the order of the classes; of the training loss only,
+            so that the validation and test loss of two runs compare.
+        thresholds: multilabel only: the probability in (0, 1) from which on an image has a class;
+            one for all, by class name (the others 0.5), or a list; null is 0.5.
 
     Raises:
         ConfigError: a name, argument or number that cannot be.
@@ -65,6 +72,9 @@ class ImageClassifier(L.LightningModule):
         freeze_encoder: bool | float = False,
         optimizer_config: dict[str, Any] | None = None,
         scheduler_config: dict[str, Any] | None = None,
+        task: str | None = None,
+        class_weights: str | dict[str, float] | list[float] | None = None,
+        thresholds: float | dict[str, float] | list[float] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -74,7 +84,14 @@ class ImageClassifier(L.LightningModule):
         self.freeze_encoder = freeze_encoder
         self.optimizer_config = {**(optimizer_config or DEFAULT_OPTIMIZER)}
         self.scheduler_config = scheduler_config
+        self.task = task
+        self.class_weights = class_weights
         self.class_names: list[str] | None = None
+        # One number per class, once the classes are known. No buffers, which a Trainer in half
+        # precision would round.
+        self.loss_weights: Tensor | None = None
+        self.thresholds: list[float] | None = None
+        self._given_thresholds = thresholds
         self.network: Network | None = None
         # Kept by this class and not by Lightning, whose running means are lost in a resume.
         self.train_loss = MeanMetric()
@@ -87,6 +104,9 @@ class ImageClassifier(L.LightningModule):
                 "model.init_args.num_classes", "must be at least 1", got=self.num_classes,
                 remedy="Write null to take it from the data",
             )  # fmt: skip
+        tasks.check_task(self.task)
+        losses.check_weights(self.class_weights)
+        tasks.check_thresholds(self._given_thresholds, self.task)
         num_frozen_groups(self.freeze_encoder, 1)
         build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
         check_scheduler(self.scheduler_config)
@@ -108,30 +128,63 @@ class ImageClassifier(L.LightningModule):
         """What the encoder expects of an image. Known once the network is built."""
         return self._built().preprocessing
 
-    def build(self, class_names: Sequence[str] | None = None) -> None:
+    def build(
+        self,
+        class_names: Sequence[str] | None = None,
+        task: str | None = None,
+        class_counts: Sequence[int] | None = None,
+    ) -> None:
         """Build the network, once.
 
         Args:
             class_names: One label per class in the order of the logits; None names them by number.
+            task: multiclass or multilabel, as the data is; None where it does not say.
+            class_counts: Training images per class, for `class_weights: auto`.
 
         Raises:
-            ConfigError: the number of classes is unknown or disagrees with `class_names`.
+            ConfigError: what the model was told disagrees with what the data is.
         """
         if self.network is not None:
             return
-        self._set_classes(class_names)
+        self.settle(class_names, task, class_counts)
         assert self.class_names is not None
         self.network = build_network(self.model_name, len(self.class_names), self.pretrained)
         log.info("%s: %s", self.model_name, self._freeze())
+
+    def settle(
+        self,
+        class_names: Sequence[str] | None = None,
+        task: str | None = None,
+        class_counts: Sequence[int] | None = None,
+    ) -> None:
+        """Everything of `build` but the network: classes, task, thresholds, class weights."""
+        self.class_names = tasks.resolve_classes(self.num_classes, class_names)
+        self._set_task(task)
+        self.weigh_classes(class_counts)
+
+    def weigh_classes(self, class_counts: Sequence[int] | None) -> None:
+        """Resolve class_weights for the training data.
+
+        Args:
+            class_counts: Training images per class, for `auto`.
+        """
+        self.loss_weights = losses.resolve_weights(
+            self.class_weights, self.class_names or [], class_counts
+        )
 
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
         """Build the architecture that a checkpoint holds, without its weights, offline.
 
         Args:
             checkpoint: The loaded checkpoint of an ImageClassifier.
+
+        Raises:
+            ConfigError: the model was given a task that is not the checkpoint's, or thresholds
+                that do not fit its classes.
         """
         saved = checkpoint[CHECKPOINT_KEY]
         self.class_names = list(saved["class_names"])
+        self._set_task(saved.get("task", tasks.MULTICLASS), saved.get("thresholds"))
         self.network = rebuild_network(saved["network"], len(self.class_names))
         self._freeze()
 
@@ -139,12 +192,14 @@ class ImageClassifier(L.LightningModule):
         """Lightning's hook before training: takes the classes from the data module."""
         if self.network is None and self._trainer is not None:
             data = getattr(self.trainer, "datamodule", None)
-            self.build(getattr(data, "class_names", None))
+            self.build(**tasks.class_facts(data))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the checkpoint usable on its own: classes and architecture."""
+        """Add what makes the checkpoint usable on its own: classes, task and architecture."""
         checkpoint[CHECKPOINT_KEY] = {
             "class_names": self.class_names,
+            "task": self.task,
+            "thresholds": self.thresholds,
             "network": self._built().spec,
         }
 
@@ -156,22 +211,11 @@ class ImageClassifier(L.LightningModule):
             for state in checkpoint.get("lr_schedulers", []):
                 forget_length(state)
 
-    def _set_classes(self, class_names: Sequence[str] | None) -> None:
-        if class_names is None:
-            if self.num_classes is None:
-                raise ConfigError(
-                    "model.init_args.num_classes", "is null, and there is no data to take it from",
-                    remedy="Write the number of classes, or train with an ImageDataModule",
-                )  # fmt: skip
-            class_names = [str(index) for index in range(self.num_classes)]
-        if self.num_classes not in (None, len(class_names)):
-            raise ConfigError(
-                "model.init_args.num_classes",
-                f"disagrees with the data, which has {len(class_names)} classes "
-                f"({', '.join(class_names)})",
-                got=self.num_classes, remedy="Write null to take it from the data",
-            )  # fmt: skip
-        self.class_names = list(class_names)
+    def _set_task(self, found: str | None, saved: list[float] | None = None) -> None:
+        assert self.class_names is not None
+        self.task = tasks.resolve_task(self.task, found)
+        given = saved if self._given_thresholds is None else self._given_thresholds
+        self.thresholds = tasks.resolve_thresholds(given, self.task, self.class_names)
 
     def _freeze(self) -> FreezeReport:
         network = self._built()
@@ -212,9 +256,17 @@ class ImageClassifier(L.LightningModule):
         logits: Tensor = self._built()(images)
         return logits
 
+    def on_fit_start(self) -> None:
+        """Have the class weights at hand, also after `load_from_checkpoint`."""
+        if self.loss_weights is None:
+            data = getattr(self.trainer, "datamodule", None)
+            self.weigh_classes(tasks.class_facts(data)["class_counts"])
+        if self.loss_weights is not None:
+            self.loss_weights = self.loss_weights.to(self.device)
+
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One batch of (images, targets, ...): logs train_loss, returns loss and logits."""
-        outputs = self._step(batch)
+        outputs = self._step(batch, self.loss_weights)
         loss = outputs["loss"]
         if not torch.isfinite(loss):
             raise RunError(self._not_finite(loss, batch, batch_idx))
@@ -238,13 +290,28 @@ class ImageClassifier(L.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch of (images, ...): probabilities (N, num_classes) in float32."""
-        logits: Tensor = self(batch[0])
-        return logits.float().softmax(dim=1)
+        return self.probabilities(self(batch[0]))
 
-    def _step(self, batch: Any) -> dict[str, Tensor]:
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities (N, num_classes) in float32; in multilabel they do not add up to 1.
+
+        Args:
+            logits: (N, num_classes).
+        """
+        return tasks.probabilities(logits, self.task or tasks.MULTICLASS)
+
+    def decisions(self, probabilities: Tensor) -> Tensor:
+        """Which classes an image has, (N, num_classes) bool; in multiclass the likeliest alone.
+
+        Args:
+            probabilities: (N, num_classes).
+        """
+        return tasks.decisions(probabilities, self.thresholds)
+
+    def _step(self, batch: Any, weights: Tensor | None = None) -> dict[str, Tensor]:
         images, targets = batch[0], batch[1]
         logits = self(images)
-        loss = F.cross_entropy(logits.float(), targets)
+        loss = losses.classification_loss(logits, targets, self.task or tasks.MULTICLASS, weights)
         return {"loss": loss, "logits": logits.detach(), "targets": targets}
 
     def _evaluation_step(self, batch: Any, stage: str) -> dict[str, Tensor]:
@@ -282,22 +349,8 @@ class ImageClassifier(L.LightningModule):
         optimizer = build_optimizer(self._built(), self.optimizer_config)
         if self.scheduler_config is None:
             return optimizer
-        num_steps, num_epochs = self._planned()
+        num_steps, num_epochs = planned_length(self.trainer)
         scheduler = build_scheduler(
             optimizer, self.scheduler_config, num_steps=num_steps, num_epochs=num_epochs
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    def _planned(self) -> tuple[int, int]:
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ConfigError(
-                "trainer.max_epochs", "a schedule needs the length of the training",
-                got=self.trainer.max_epochs,
-                remedy="Write a number of epochs, or scheduler_config: null",
-            )  # fmt: skip
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            batches = max(1, self.trainer.num_training_batches)
-            epochs = max(1, round(steps * self.trainer.accumulate_grad_batches / batches))
-        return max(1, int(steps)), epochs

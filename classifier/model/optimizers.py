@@ -330,3 +330,22 @@ def _from_class(optimizer: Optimizer, config: Mapping[str, Any], warmup: int) ->
             remedy="Correct the value",
         ) from error  # fmt: skip
     return {"scheduler": _after_warmup(optimizer, main, warmup), "interval": interval}
+
+
+def planned_length(trainer: Any) -> tuple[int, int]:
+    """Optimizer steps and epochs that a trainer will make.
+
+    Raises:
+        ConfigError: there is no end to them.
+    """
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise ConfigError(
+            "trainer.max_epochs", "a schedule needs the length of the training",
+            got=trainer.max_epochs, remedy="Write a number of epochs, or scheduler_config: null",
+        )  # fmt: skip
+    epochs = trainer.max_epochs
+    if epochs is None or epochs < 1:
+        batches = max(1, trainer.num_training_batches)
+        epochs = max(1, round(steps * trainer.accumulate_grad_batches / batches))
+    return max(1, int(steps)), epochs

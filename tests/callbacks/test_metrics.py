@@ -48,7 +48,7 @@ def test_name_says_what_is_measured(spec: Any, name: str) -> None:
          "metrics.0.init_args.avrage: F1Score takes no 'avrage'."),
         ({"class": "F1Score"}, "metrics.0.class: unknown key."),
         ({"class_path": "F1Score", "init_args": {"task": "binary"}},
-         "metrics.0.init_args.task: must be multiclass, got 'binary'."),
+         "metrics.0.init_args.task: must be multiclass or multilabel, got 'binary'."),
     ],
 )  # fmt: skip
 def test_wrong_metric_is_refused(spec: Any, message: str) -> None:

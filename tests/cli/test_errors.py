@@ -81,8 +81,8 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         f"{MODEL}.optimzer_config", {},
         "model.init_args.optimzer_config: ImageClassifier takes no 'optimzer_config'. It takes "
-        "model_name, pretrained, num_classes, freeze_encoder, optimizer_config, scheduler_config. "
-        "Did you mean 'optimizer_config'?",
+        "model_name, pretrained, num_classes, freeze_encoder, optimizer_config, scheduler_config, "
+        "task, class_weights, thresholds. Did you mean 'optimizer_config'?",
     ),
     (
         "model.class_path", "classifier.ImageClasifier",
