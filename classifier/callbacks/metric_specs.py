@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -26,7 +26,7 @@ LOGITS, DECISIONS, PROBABILITIES = "logits", "decisions", "probabilities"
 _NOT_MACRO = {"accuracy": "micro"}
 _TASK_PREFIX = re.compile(r"^(Multiclass|Binary|Multilabel)")
 _PREFIX = {MULTICLASS: "Multiclass", MULTILABEL: "Multilabel"}
-_PLAIN_WORDS = {MULTICLASS: "one label per image", MULTILABEL: "several labels per image"}
+_IN_WORDS = {MULTICLASS: "one label per image", MULTILABEL: "several labels per image"}
 
 MetricSpec = str | dict[str, Any]
 
@@ -48,6 +48,7 @@ class AskedMetric:
     cls: Any
     arguments: dict[str, Any]
     own_task: str | None
+    _problems: dict[str, ConfigError | None] = field(default_factory=dict)
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -94,27 +95,45 @@ class AskedMetric:
         Args:
             task: multiclass or multilabel.
         """
-        try:
-            self._check_task(task)
-            _check_init_args(self.cls, _variant(self.cls, task), self.arguments, self.key)
-            self._check_value(task)
-        except ConfigError as error:
-            return error
-        return None
+        if task not in self._problems:
+            self._problems[task] = None
+            try:
+                self._check_task(task)
+                self._check_init_args(task)
+                self._check_value(task)
+            except ConfigError as error:
+                self._problems[task] = error
+        return self._problems[task]
 
     def _check_task(self, task: str) -> None:
         name = self.cls.__name__
+        general = _TASK_PREFIX.sub("", name)
         if self.own_task not in (None, task):
+            fits = hasattr(classification, f"{_PREFIX[task]}{general}")
             raise ConfigError(
-                self.key, f"{name} is for {_PLAIN_WORDS[str(self.own_task)]}, "
-                f"and the data is {task}",
-                remedy=f"Write {_TASK_PREFIX.sub('', name)}, without a task",
+                self.key, f"{name} is for {_IN_WORDS[str(self.own_task)]}, and the data is {task}",
+                remedy=f"Write {general}, without a task" if fits else "Choose another metric",
             )  # fmt: skip
         if _chooses_by_task(self.cls) and _variant(self.cls, task) is self.cls:
             raise ConfigError(
-                self.key, f"torchmetrics has no {name} for {_PLAIN_WORDS[task]}",
-                remedy="Remove it, or choose another metric",
+                self.key, f"torchmetrics has no {name} for {_IN_WORDS[task]}",
+                remedy="Choose another metric",
             )  # fmt: skip
+
+    def _check_init_args(self, task: str) -> None:
+        known = [
+            *inspect.signature(_variant(self.cls, task).__init__).parameters,
+            *inspect.signature(Metric.__init__).parameters,
+            "dist_sync_on_step", "sync_on_compute", "compute_with_cache",
+        ]  # fmt: skip
+        options = [name for name in known if name not in ("self", "kwargs")]
+        where = f" for {_IN_WORDS[task]}" if task == MULTILABEL else ""
+        for name in self.arguments:
+            if name not in options:
+                raise ConfigError(
+                    f"{self.key}.init_args.{name}", f"{self.cls.__name__} takes no {name!r}{where}",
+                    remedy="See its documentation", name=name, options=options,
+                )  # fmt: skip
 
     def _check_value(self, task: str) -> None:
         """Try the metric on three classes: only a single number can be logged."""
@@ -123,9 +142,9 @@ class AskedMetric:
             metric = self.build(task, 3)
             metric.update(*_example(self.given(task)))
             value = metric.compute()
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a class of anyone's, which may raise anything
             reason = " ".join(str(error).split()).rstrip(".")
-            what = "class logits" if task == MULTICLASS else "several labels per image"
+            what = "class logits" if task == MULTICLASS else _IN_WORDS[task]
             raise ConfigError(
                 self.key, f"{name} does not work on {what} ({reason})", got=self.arguments
             ) from error
@@ -229,21 +248,6 @@ def _chooses_by_task(cls: Any) -> bool:
 def _variant(cls: Any, task: str) -> Any:
     """The class that torchmetrics.F1Score chooses for a task; any other class itself."""
     return getattr(classification, f"{_PREFIX[task]}{cls.__name__}", cls)
-
-
-def _check_init_args(cls: Any, real: Any, arguments: dict[str, Any], key: str) -> None:
-    known = [
-        *inspect.signature(real.__init__).parameters,
-        *inspect.signature(Metric.__init__).parameters,
-        "dist_sync_on_step", "sync_on_compute", "compute_with_cache",
-    ]  # fmt: skip
-    for name in arguments:
-        if name not in known or name in ("self", "kwargs"):
-            raise ConfigError(
-                f"{key}.init_args.{name}", f"{cls.__name__} takes no {name!r}",
-                remedy="See its documentation", name=name,
-                options=[item for item in known if item not in ("self", "kwargs")],
-            )  # fmt: skip
 
 
 @cache

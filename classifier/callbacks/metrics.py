@@ -34,16 +34,16 @@ class MetricsLogger(Callback):
     that are right; in multilabel the share of labels, and the model's thresholds hold for all
     metrics that need one.
 
+    A model of your own is taken for multiclass, with `logits` and `targets` in what its steps
+    return; one whose `task` is multilabel has `probabilities` and `decisions` as ImageClassifier.
+
     Args:
         metrics: torchmetrics by class path or short name, as a string or as `class_path` with
-            `init_args`; task and number of classes are filled in. Default: Accuracy, F1Score, Precision,
-            Recall.
+            `init_args`; task and number of classes are filled in. Default: Accuracy, F1Score,
+            Precision, Recall.
 
     Raises:
         ConfigError: no such metric, or one that does not take an argument.
-
-    A model of your own is taken for multiclass, with `logits` and `targets` in what its steps
-    return. One with `task` multilabel has `probabilities` and `decisions` as ImageClassifier does.
     """
 
     def __init__(self, metrics: list[MetricSpec] | None = None) -> None:
@@ -138,9 +138,8 @@ class MetricsLogger(Callback):
             collection.reset()
 
     def _update(self, stage: str, pl_module: L.LightningModule, outputs: Any) -> None:
-        if not (
-            stage in self._collections and isinstance(outputs, Mapping) and "logits" in outputs
-        ):
+        collections = self._collections.get(stage)
+        if collections is None or not isinstance(outputs, Mapping) or "logits" not in outputs:
             return
         logits, targets = outputs["logits"].float(), outputs["targets"]
         given = {LOGITS: logits}
@@ -149,7 +148,7 @@ class MetricsLogger(Callback):
             chances = model.probabilities(logits)
             given = {PROBABILITIES: chances, DECISIONS: model.decisions(chances).int()}
             targets = targets.int()
-        for name, collection in self._collections[stage].items():
+        for name, collection in collections.items():
             collection.to(logits.device).update(given[name], targets)
 
     def _log(self, stage: str, pl_module: L.LightningModule) -> None:
