@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -159,8 +160,15 @@ def _print_few_predictions(file: Path, most: int = 10) -> None:
         rows = list(islice(csv.DictReader(stream), most + 1))
     if len(rows) <= most:
         for row in rows:
-            answer = f"{row['label']} {float(row['score']):.4f}" if row["label"] else row["error"]
-            show(f"{row['path']}: {answer}")
+            show(f"{row['path']}: {row['error'] or _answer(row)}")
+
+
+def _answer(row: Mapping[str, str]) -> str:
+    """The label with its score; several of them, or none, where an image may have any number."""
+    scores = row["score"].split("|") if row["score"] else []
+    labels = row["label"].split("|", len(scores) - 1)
+    pairs = zip(labels, scores, strict=False)
+    return ", ".join(f"{label} {float(score):.4f}" for label, score in pairs) or "no label"
 
 
 def print_result(result: Result) -> None:
