@@ -232,7 +232,7 @@ def _name(cls: Any, arguments: dict[str, Any]) -> str:
     if "top_k" in arguments and arguments["top_k"] != 1:
         name = f"{name}_top{arguments['top_k']}"
     if "threshold" in arguments:
-        name = f"{name}_at{arguments['threshold']}"
+        name = f"{name}_at{str(arguments['threshold']).replace('.', '_')}"  # modules have no dots
     return name
 
 
