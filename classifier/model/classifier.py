@@ -258,7 +258,7 @@ class ImageClassifier(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Have the class weights at hand, also after `load_from_checkpoint`."""
-        if self.loss_weights is None:
+        if self.class_weights is not None and self.loss_weights is None:
             data = getattr(self.trainer, "datamodule", None)
             self.weigh_classes(tasks.class_facts(data)["class_counts"])
         if self.loss_weights is not None:
