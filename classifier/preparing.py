@@ -54,7 +54,7 @@ def prepare_training(
                 "freeze_encoder: %s with pretrained: false freezes layers at random weights",
                 model.freeze_encoder,
             )
-        model.build(**facts)
+        model.build(**facts, resize_mode=getattr(data, "resize_mode", None))
     else:
         check_same_data(checkpoint[CHECKPOINT_KEY], facts)
         model.rebuild(dict(checkpoint))

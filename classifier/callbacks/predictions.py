@@ -43,8 +43,9 @@ class PredictionsWriter(Callback):
         self._open = ExitStack()
         self._writer: Any = None
 
-    def _start(self, pl_module: Any, with_truth: bool) -> None:
+    def _start(self, pl_module: Any, dataset: Any, with_truth: bool) -> None:
         self._model = pl_module
+        self._skipped = sorted(getattr(dataset, "skipped", {}).items())
         self._class_names: list[str] = list(pl_module.class_names)
         self._several = task_of(pl_module) == MULTILABEL
         self._with_truth = with_truth
@@ -54,7 +55,8 @@ class PredictionsWriter(Callback):
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         )
         self._writer = csv.writer(stream, lineterminator="\r\n")
-        self._writer.writerow(columns(self._class_names, with_truth, self._several))
+        self._columns = columns(self._class_names, with_truth, self._several)
+        self._writer.writerow(self._columns)
 
     def _write(self, dataset: Any, batch: Any, probabilities: Tensor) -> None:
         rows = probabilities.float().cpu()
@@ -64,6 +66,7 @@ class PredictionsWriter(Callback):
         parts = zip(rows.tolist(), decided, targets, places, errors, strict=True)
         for row, chosen, target, place, error in parts:
             path = dataset.path(place)
+            self._write_skipped(before=path)
             reason = error.replace("\n", " ")
             if chosen is None:
                 cells = self._cells(row, target, reason)
@@ -73,6 +76,15 @@ class PredictionsWriter(Callback):
             self.num_rows += 1
             if error:
                 self.failed.append(path)
+
+    def _write_skipped(self, before: str | None = None) -> None:
+        """Write the rows of files that were left out, each in its place among the paths."""
+        while self._skipped and (before is None or self._skipped[0][0] < before):
+            path, reason = self._skipped.pop(0)
+            cells = dict.fromkeys(self._columns, "") | {"path": safe_path(path), "error": reason}
+            self._writer.writerow(list(cells.values()))
+            self.num_rows += 1
+            self.failed.append(path)
 
     def _cells(self, probabilities: Sequence[float], target: int, error: str) -> Iterator[Any]:
         names = self._class_names
@@ -107,11 +119,12 @@ class PredictionsWriter(Callback):
             yield from (_joined(truth), "" if error else sorted(chosen) == truth)
 
     def _finish(self) -> None:
+        self._write_skipped()
         self._open.close()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the table."""
-        self._start(pl_module, with_truth=False)
+        self._start(pl_module, _stage(trainer, "predict"), with_truth=False)
 
     def on_predict_batch_end(
         self,
@@ -123,7 +136,7 @@ class PredictionsWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the rows of a batch."""
-        self._write(trainer.datamodule.stage("predict"), batch, outputs)  # type: ignore[attr-defined]
+        self._write(_stage(trainer, "predict"), batch, outputs)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the table its name."""
@@ -131,7 +144,7 @@ class PredictionsWriter(Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the table."""
-        self._start(pl_module, with_truth=True)
+        self._start(pl_module, _stage(trainer, "test"), with_truth=True)
 
     def on_test_batch_end(
         self,
@@ -146,7 +159,7 @@ class PredictionsWriter(Callback):
         logits = outputs["logits"]
         own = getattr(pl_module, "probabilities", None)  # a model of the user's may have none
         probabilities = own(logits) if own is not None else logits.float().softmax(dim=1)
-        self._write(trainer.datamodule.stage("test"), batch, probabilities)  # type: ignore[attr-defined]
+        self._write(_stage(trainer, "test"), batch, probabilities)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the table its name."""
@@ -157,6 +170,10 @@ class PredictionsWriter(Callback):
     ) -> None:
         """Throw half a table away."""
         self._open.__exit__(type(exception), exception, exception.__traceback__)
+
+
+def _stage(trainer: L.Trainer, name: str) -> Any:
+    return trainer.datamodule.stage(name)  # type: ignore[attr-defined]
 
 
 def columns(class_names: Sequence[str], with_truth: bool, several: bool = False) -> list[str]:

@@ -133,6 +133,7 @@ class ImageClassifier(L.LightningModule):
         class_names: Sequence[str] | None = None,
         task: str | None = None,
         class_counts: Sequence[int] | None = None,
+        resize_mode: str | None = None,
     ) -> None:
         """Build the network, once.
 
@@ -140,6 +141,7 @@ class ImageClassifier(L.LightningModule):
             class_names: One label per class in the order of the logits; None names them by number.
             task: multiclass or multilabel, as the data is; None where it does not say.
             class_counts: Training images per class, for `class_weights: auto`.
+            resize_mode: crop, squash or pad; None is the encoder's own.
 
         Raises:
             ConfigError: what the model was told disagrees with what the data is.
@@ -149,6 +151,8 @@ class ImageClassifier(L.LightningModule):
         self.settle(class_names, task, class_counts)
         assert self.class_names is not None
         self.network = build_network(self.model_name, len(self.class_names), self.pretrained)
+        if resize_mode is not None:
+            self.network.resize_in(resize_mode)
         log.info("%s: %s", self.model_name, self._freeze())
 
     def settle(
@@ -192,7 +196,7 @@ class ImageClassifier(L.LightningModule):
         """Lightning's hook before training: takes the classes from the data module."""
         if self.network is None and self._trainer is not None:
             data = getattr(self.trainer, "datamodule", None)
-            self.build(**tasks.class_facts(data))
+            self.build(**tasks.class_facts(data), resize_mode=getattr(data, "resize_mode", None))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the checkpoint usable on its own: classes, task and architecture."""
