@@ -30,6 +30,7 @@ _FLAGS = (
     "--ckpt_path",
     "--allow_module",
     "--print_config",
+    "--strict",
     "--help",
 )
 
@@ -52,6 +53,7 @@ Modes
 Options
   --config FILE          YAML; may be given several times, later files win
   --ckpt_path CKPT       in training: resume from it; `last` resumes the newest unfinished run
+  --strict               with --check: end with code 2 on a warning, too
   --allow_module NAME    trust a checkpoint that names classes of your own package NAME
   --<key> VALUE          override any key of the configuration, list items by their index
 
@@ -89,6 +91,7 @@ class Command:
         export_format: What to export to.
         allowed: Packages of the user's own that a checkpoint may name.
         print_config: Print the resolved configuration and stop.
+        strict: Let --check refuse warnings, too.
         help: `short`, `all` or None.
     """
 
@@ -100,6 +103,7 @@ class Command:
     export_format: str | None = None
     allowed: list[str] = field(default_factory=list)
     print_config: bool = False
+    strict: bool = False
     help: str | None = None
 
 
@@ -154,6 +158,8 @@ def _set_option(command: Command, token: str, tokens: list[str]) -> None:
         command.allowed.append(_take_value(token, tokens))
     elif token == "--print_config":
         command.print_config = True
+    elif token == "--strict":
+        command.strict = True
     else:
         command.overrides.append((_key(token), _take_value(token, tokens)))
 
@@ -201,6 +207,10 @@ def _key(token: str) -> str:
 def _check(command: Command, mode_flag: str | None) -> None:
     if command.help:
         return
+    if command.strict and command.mode != "check":
+        raise ConfigError(
+            "--strict", "goes with --check only", remedy="Add --check, or leave --strict out"
+        )
     if command.mode in ("validate", "test", "predict", "export") and command.ckpt_path is None:
         raise ConfigError(
             mode_flag or command.mode, "needs a checkpoint",

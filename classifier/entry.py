@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> Result | None:
 
     Returns:
         The result, as result.json holds it; a SweepResult where `optuna.tune` is true. None
-        when nothing ran: --help, --print_config, --check.
+        when nothing ran: --help, --print_config.
 
     Raises:
         ConfigError: wrong usage, configuration or data, found before training.

@@ -212,20 +212,16 @@ class _Job:
         callbacks: list[Callback] = as_list(arguments.get("callbacks"))
         check_monitors(callbacks, model, data, callbacks)
         trainer = build_trainer(arguments, "train", default_monitor(callbacks, data))
-        prepare_training(model, data, resumed, from_weights=only_weights)
+        try:
+            prepare_training(model, data, resumed, from_weights=only_weights)
+        except RunError as error:
+            if not (self._looks_at(data) and isinstance(error.__cause__, OSError)):
+                raise  # else it is a bad image, one of those that the check lists
         check_metrics(callbacks, model)
         if only_weights and self.checkpoint is not None:
             load_weights(model, self.checkpoint)
         if self.command.mode == "check":
-            facts = self._survey(cli, trainer, model, data, callbacks)
-            show(f"{', '.join(self.command.configs)}: configuration and data are in order")
-            if isinstance(data, ImageDataModule):
-                show(data.summary())
-            for line in facts.get("lines", ()):
-                show(line)
-            if trial_folder() is not None:
-                write_text(Path(str(trial_folder()), "survey.json"), json.dumps(facts))
-            return None
+            return self._check(cli, data, self._survey(cli, trainer, model, data, callbacks))
         run = self._create_run("train", cli)
         source = self.checkpoint_file if resumed is not None else None
         history = source.parent.parent / "metrics.csv" if source is not None else None
@@ -237,6 +233,31 @@ class _Job:
         if arguments.get("enable_checkpointing") is not False and not arguments["fast_dev_run"]:
             attach_checkpoints(trainer, run)
         return self._carry_out(run, lambda: fit(trainer, model, data, run, recorder))
+
+    def _looks_at(self, data: Any) -> bool:
+        """Whether this is a check of all images; a sweep's own check before trial 0 is quick."""
+        in_check = self.command.mode == "check" and trial_folder() is None
+        return in_check and isinstance(data, ImageDataModule)
+
+    def _check(self, cli: ClassifierCLI, data: Any, facts: dict[str, Any]) -> Result | None:
+        lines = [data.summary()] if isinstance(data, ImageDataModule) else []
+        lines += facts.get("lines", ())
+        configs = ", ".join(self.command.configs)
+        if not self._looks_at(data):
+            for line in (f"{configs}: configuration and data are in order", *lines):
+                show(line)
+            if trial_folder() is not None:
+                write_text(Path(str(trial_folder()), "survey.json"), json.dumps(facts))
+            return None
+        from classifier.data.checking import entries_of
+        from classifier.verifying import verify
+
+        entries = entries_of(data)  # its mistakes are the configuration's: before a folder is made
+        run = self._create_run("check", cli)
+        for line in (f"{configs}: the configuration is in order", *lines):
+            show(line)
+        strict = self.command.strict
+        return self._carry_out(run, lambda: verify(data, entries, run, self.experiment, strict))
 
     def _survey(
         self, cli: ClassifierCLI, trainer: Any, model: Any, data: Any, callbacks: list[Callback]

@@ -41,7 +41,7 @@ class Result:
     """What a run came to: returned by `main`, and the content of result.json.
 
     Args:
-        mode: train, validate, test or predict.
+        mode: train, validate, test, predict or check.
         status: running, completed, interrupted or failed.
         output_dir: The run folder.
         metrics: Final value of every logged metric, by its name.
@@ -52,7 +52,7 @@ class Result:
         last_checkpoint: Relative to the run folder.
         checkpoint: What was resumed, evaluated or predicted with.
         predictions: Path of predictions.csv relative to the run folder.
-        num_images: Rows of predictions.csv.
+        num_images: Rows of predictions.csv, or images that were checked.
         num_errors: Of these, images that could not be decoded.
         num_epochs: Epochs trained in all, those before a resume included.
         num_steps: Optimizer steps in all.

@@ -24,9 +24,8 @@ def test_configuration_of_the_readme_is_in_order(images: Path, workplace: Path) 
     (workplace / "simpsons.yaml").write_text(run + sweep)
     words = ["--model.pretrained", "false", "--model.model_name", "timm/test_resnet"]
     root = "--data.init_args.dataset_classes.train.init_args.root"
-    assert (
-        main(["--check", "--config", "simpsons.yaml", *words, root, str(images / "train")]) is None
-    )
+    result = main(["--check", "--config", "simpsons.yaml", *words, root, str(images / "train")])
+    assert result is not None and result.status == "completed"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -16,7 +16,7 @@ FLOORS = [
     ["classifier.entry"],
     ["classifier.warm"],
     ["classifier.execution"],
-    ["classifier.surveying"],
+    ["classifier.surveying", "classifier.verifying"],
     ["classifier.cli", "classifier.arguments", "classifier.preparing", "classifier.training"],
     ["classifier.explain"],
     ["classifier.callbacks", "classifier.tuning"],

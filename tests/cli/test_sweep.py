@@ -264,7 +264,8 @@ def test_sweep_cannot_resume_a_training(sweeping: dict[str, Any], save: Any) -> 
 
 def test_check_covers_the_section(sweeping: dict[str, Any], save: Any, capsys: Any) -> None:
     sweeping["optuna"]["search_spaces"][LR]["high"] = 2e-3
-    assert main(["--check", "--config", save(sweeping)]) is None
+    result = main(["--check", "--config", save(sweeping)])
+    assert result is not None and result.status == "completed"
     said = capsys.readouterr().out
     assert f"sweep: 2 trials, maximize validation_f1_score; 1 searched: {LR}\n" in said
     assert f"sweep: the configuration's own {LR} lies outside of its search space\n" in said

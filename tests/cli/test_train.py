@@ -196,9 +196,11 @@ def test_four_runs_of_the_same_second_get_four_folders(workplace: Path) -> None:
 
 
 def test_check_trains_nothing(config: Any, save: Any, workplace: Path, capfd: Any) -> None:
-    assert main(["--check", "--config", save(config)]) is None
+    result = main(["--check", "--config", save(config)])
+    assert result is not None
+    assert (result.mode, result.status, result.num_steps) == ("check", "completed", None)
     assert "in order" in capfd.readouterr().out
-    assert not (workplace / "runs").exists()
+    assert not (workplace / result.output_dir / "checkpoints").exists()
 
 
 def test_print_config_gives_a_config_that_trains(config: Any, save: Any, capfd: Any) -> None:

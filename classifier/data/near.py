@@ -1,0 +1,70 @@
+"""Near duplicates: images that look the same though their bytes differ. Needs imagehash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+NEAR_DISTANCE = 4  # of the 64 bits of a perceptual hash; re-encoded and rescaled copies stay below
+_LIBRARY = "imagehash"
+_BLOCK = 512  # rows of the distance matrix at a time: 40 MB for 10,000 images
+
+
+def perceptual_hasher() -> Callable[[NDArray[np.uint8]], int] | None:
+    """What gives an image's 64 bits that similar pictures share; None without imagehash."""
+    if find_spec(_LIBRARY) is None:
+        return None
+    phash: Callable[[Image.Image], Any] = import_module(_LIBRARY).phash
+
+    def hashed(pixels: NDArray[np.uint8]) -> int:
+        bits = np.asarray(phash(Image.fromarray(pixels)).hash, dtype=bool)
+        return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+    return hashed
+
+
+def groups_of(hashes: Sequence[int], most: int = NEAR_DISTANCE) -> list[list[int]]:
+    """Images whose hashes are nearly the same.
+
+    Every image is tied to the one that is most like it, so that all that have a near duplicate
+    are in a group, and memory stays proportional to the number of images.
+
+    Args:
+        hashes: 64 bits each.
+        most: Largest number of bits in which two hashes may differ.
+
+    Returns:
+        Groups of at least two places in `hashes`.
+    """
+    parents = list(range(len(hashes)))
+
+    def root(item: int) -> int:
+        while parents[item] != item:
+            parents[item] = parents[parents[item]]
+            item = parents[item]
+        return item
+
+    for one, other in _ties(np.array(hashes, dtype=np.uint64), most):
+        parents[root(one)] = root(other)
+    groups: dict[int, list[int]] = {}
+    for item in range(len(hashes)):
+        groups.setdefault(root(item), []).append(item)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _ties(hashes: NDArray[np.uint64], most: int) -> Iterator[tuple[int, int]]:
+    """Each hash with the one nearest to it, when that is near enough."""
+    for start in range(0, len(hashes), _BLOCK):
+        block = hashes[start : start + _BLOCK]
+        distances = np.bitwise_count(block[:, None] ^ hashes[None, :])
+        rows = np.arange(len(block))
+        distances[rows, start + rows] = 65  # not itself
+        nearest = distances.argmin(axis=1)
+        for row in np.flatnonzero(distances[rows, nearest] <= most):
+            yield start + int(row), int(nearest[row])
