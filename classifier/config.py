@@ -37,8 +37,12 @@ TRUSTED_PACKAGES = frozenset(
 _IMPORT_PATH = re.compile(r"^\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\s*$")
 # Keys of text that may hold dots and that no class takes for code.
 _PLAIN_TEXT_KEYS = frozenset(
-    {"root", "dirpath", "filename", "custom_folder_name", "ckpt_path", "save_dir", "model_name"}
-)
+    {
+        "root", "dirpath", "filename", "custom_folder_name", "ckpt_path", "save_dir", "model_name",
+        "table", "image_column", "target_column", "split_column", "split", "group_column",
+        "delimiter", "subset", "revision", "data_dir", "cache_dir", "group_pattern", "class_names",
+    }
+)  # fmt: skip
 _BOOLEAN_WORDS = frozenset({"on", "off", "yes", "no"})
 
 
@@ -268,5 +272,10 @@ def _import_paths(node: Any, key: str) -> Iterator[tuple[str, str]]:
         inner = parse_word(node) if any(sign in node for sign in ":{[\n") else None
         if isinstance(inner, Mapping | list):
             yield from _import_paths(inner, key)  # the parser reads YAML inside of text
-        elif _IMPORT_PATH.match(node) and key.rpartition(".")[2] not in _PLAIN_TEXT_KEYS:
+        elif _IMPORT_PATH.match(node) and _name_of(key) not in _PLAIN_TEXT_KEYS:
             yield key, node
+
+
+def _name_of(key: str) -> str:
+    """The last part of a dotted key that is no list index."""
+    return next((part for part in reversed(key.split(".")) if not part.isdigit()), "")

@@ -21,7 +21,6 @@ _MODULES = (
     "classifier.execution",
     "classifier.model.timm_encoder",
     "classifier.model.transformers_encoder",
-    "sklearn.model_selection",
     "timm.optim",
     "tqdm",
 )

@@ -189,7 +189,9 @@ class TorchvisionDataset(ImageDataset):
     def _source(self) -> Any:
         cls = _torchvision_class(self.name)
         takes = inspect.signature(cls).parameters
-        arguments: dict[str, Any] = {"root": self.root, **self.arguments}
+        arguments: dict[str, Any] = dict(self.arguments)
+        if "root" in takes:
+            arguments.setdefault("root", self.root)
         if "train" in takes:
             if self.split not in ("train", "test"):
                 raise ConfigError(

@@ -93,7 +93,7 @@ def test_damaged_image_is_a_bad_image(workplace: Path) -> None:
 
 def test_missing_library_is_told(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match="needs the package datasets.*pip install datasets"):
+    with pytest.raises(ConfigError, match=r"needs the package datasets.*pip install datasets"):
         len(HuggingFaceDataset("org/name"))
 
 
@@ -144,6 +144,7 @@ def test_folder_class_with_arguments_and_generated_images(workplace: Path) -> No
     fake = TorchvisionDataset("FakeData", arguments={"size": 6, "num_classes": 3})
     assert len(fake) == 6
     assert set(fake.class_names) <= {"0", "1", "2"}
+    assert fake.load(0).shape == (224, 224, 3)
 
 
 @pytest.mark.parametrize(
