@@ -74,8 +74,8 @@ class ImageCache:
         self._pixels: NDArray[np.uint8] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker opens the map itself."""
-        return {**self.__dict__, "_pixels": None}
+        """A worker opens the map itself, and fills nothing."""
+        return {**self.__dict__, "_pixels": None, "resize": None}
 
     # Reading
 

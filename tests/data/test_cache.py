@@ -1,0 +1,300 @@
+"""The on-disk cache: the same pixels, whatever changes, is killed, or is full."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier import FolderImageDataset, ImageDataModule, RandomResizedCrop
+from classifier.data import cache as cache_module
+from classifier.data.augmentations import KeepingResize
+from classifier.data.cache import ImageCache
+from classifier.data.decoding import BadImageError
+from classifier.errors import RunError
+from classifier.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing((24, 24), (32, 32))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve smooth pictures of 60 x 80 pixels in two classes."""
+    root = tmp_path / "photos"
+    for index in range(12):
+        write_photo(root / ("cat" if index % 2 else "dog") / f"{index:02d}.png", index)
+    return root
+
+
+def write_photo(file: Path, seed: int, size: tuple[int, int] = (80, 60)) -> None:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file)
+
+
+def settle(root: Path) -> None:
+    """Make files old enough to be known by their stat."""
+    for file in root.rglob("*.*"):
+        os.utime(file, (1e9, 1e9))
+
+
+def cached(root: Path, folder: Path, transforms: Any = None) -> ImageCache:
+    dataset = FolderImageDataset(str(root))
+    return ImageCache(folder, dataset, KeepingResize(transforms, PREPROCESSING, None), 2)
+
+
+def filled(root: Path, folder: Path, transforms: Any = None) -> ImageCache:
+    cache = cached(root, folder, transforms)
+    cache.fill(range(len(cache.dataset)))
+    return cache
+
+
+def pixels(cache: ImageCache) -> list[Any]:
+    return [cache.load(index) for index in range(len(cache.dataset))]
+
+
+def resized(cache: ImageCache) -> list[Any]:
+    return [cache.resize(cache.dataset.load(i)) for i in range(len(cache.dataset))]
+
+
+def assert_right(cache: ImageCache) -> None:
+    for kept, expected in zip(pixels(cache), resized(cache), strict=True):
+        assert np.array_equal(kept, expected)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The positions that are decoded from now on."""
+    seen: list[int] = []
+    load = FolderImageDataset.load
+
+    def noted(self: FolderImageDataset, index: int) -> Any:
+        seen.append(index)
+        return load(self, index)
+
+    monkeypatch.setattr(FolderImageDataset, "load", noted)
+    return seen
+
+
+@pytest.mark.parametrize("transforms", [None, [A.HorizontalFlip()]])
+def test_kept_pixels_are_those_of_the_files(photos: Path, tmp_path: Path, transforms: Any) -> None:
+    cache = filled(photos, tmp_path / "cache", transforms)
+    assert_right(cache)
+    assert min(cache.load(0).shape[:2]) == 32
+    again = pickle.loads(pickle.dumps(cache))  # as a worker that is not forked gets it
+    assert np.array_equal(again.load(3), cache.load(3))
+
+
+def test_second_run_decodes_nothing(photos: Path, tmp_path: Path, decoded: list[int]) -> None:
+    filled(photos, tmp_path / "cache")
+    assert sorted(decoded) == list(range(12))
+    decoded.clear()
+    again = filled(photos, tmp_path / "cache")
+    assert decoded == []
+    assert_right(again)
+
+
+def test_only_what_is_new_is_decoded(photos: Path, tmp_path: Path, decoded: list[int]) -> None:
+    filled(photos, tmp_path / "cache")
+    decoded.clear()
+    write_photo(photos / "dog" / "11b.png", 99)
+    (photos / "cat" / "01.png").rename(photos / "cat" / "moved.png")
+    cache = filled(photos, tmp_path / "cache")
+    assert [cache.dataset.samples[index].path for index in decoded] == ["dog/11b.png"]
+    assert_right(cache)
+
+
+def test_changed_file_of_equal_size_and_time_is_decoded_anew(photos: Path, tmp_path: Path) -> None:
+    file = photos / "cat" / "00.bmp"  # bitmaps of one size are files of one size
+    Image.new("RGB", (60, 60), (255, 0, 0)).save(file)
+    settle(photos)
+    time.sleep(cache_module._SETTLED_SECONDS + 0.2)  # its change time counts, which cannot be set
+    filled(photos, tmp_path / "cache")
+    size = file.stat().st_size
+    Image.new("RGB", (60, 60), (0, 255, 0)).save(file)
+    assert file.stat().st_size == size
+    settle(photos)
+    cache = filled(photos, tmp_path / "cache")
+    assert_right(cache)
+    assert tuple(cache.load(0)[0, 0]) == (0, 255, 0)
+
+
+def test_known_files_are_not_read_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(photos)
+    monkeypatch.setattr(cache_module, "_SETTLED_SECONDS", 0.0)
+    filled(photos, tmp_path / "cache")
+    monkeypatch.setattr(FolderImageDataset, "fingerprint", lambda self, index: pytest.fail("read"))
+    assert_right(filled(photos, tmp_path / "cache"))
+
+
+def test_unreadable_image_says_why_each_time(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "01.png").write_bytes(b"no picture")
+    for _ in range(2):
+        cache = filled(photos, tmp_path / "cache")
+        with pytest.raises(BadImageError, match="not an image"):
+            cache.load(0)
+        assert cache.load(1).shape == (32, 43, 3)
+
+
+@pytest.mark.parametrize("lost", [1, 7, 50])
+def test_torn_index_is_mended(photos: Path, tmp_path: Path, lost: int) -> None:
+    cache = filled(photos, tmp_path / "cache")
+    index = cache.folder / "index.bin"
+    index.write_bytes(index.read_bytes()[:-lost])
+    assert_right(filled(photos, tmp_path / "cache"))
+
+
+def test_record_that_was_not_written_whole_is_no_record(photos: Path, tmp_path: Path) -> None:
+    cache = filled(photos, tmp_path / "cache")
+    index = cache.folder / "index.bin"
+    data = bytearray(index.read_bytes())
+    data[-20:] = bytes(20)  # as after a power cut: the length is there, the content is not
+    index.write_bytes(bytes(data))
+    assert_right(filled(photos, tmp_path / "cache"))
+
+
+def test_lost_pixels_are_decoded_again(photos: Path, tmp_path: Path) -> None:
+    cache = filled(photos, tmp_path / "cache")
+    images = cache.folder / "images.bin"
+    images.write_bytes(images.read_bytes()[: images.stat().st_size // 2])
+    assert_right(filled(photos, tmp_path / "cache"))
+
+
+def fill_in_child(root: Path, folder: Path, seconds: float) -> None:
+    resize = KeepingResize.__call__
+
+    def slow(self: KeepingResize, image: Any) -> Any:
+        time.sleep(seconds)
+        return resize(self, image)
+
+    KeepingResize.__call__ = slow  # type: ignore[method-assign]
+    cache_module._CHUNK = 2
+    filled(root, folder)
+
+
+def test_two_that_fill_at_once_share_the_work(photos: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    children = [
+        context.Process(target=fill_in_child, args=(photos, tmp_path / "cache", 0.01))
+        for _ in range(3)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    cache = filled(photos, tmp_path / "cache")
+    assert_right(cache)
+    size = (cache.folder / "images.bin").stat().st_size
+    assert size == sum(image.nbytes for image in pixels(cache))  # each of them once
+
+
+@pytest.mark.parametrize("after", [0.05, 0.15, 0.3])
+def test_killed_filling_is_gone_on_with(photos: Path, tmp_path: Path, after: float) -> None:
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=fill_in_child, args=(photos, tmp_path / "cache", 0.05))
+    child.start()
+    end = time.monotonic() + 30
+    while not list((tmp_path / "cache").glob("*/images.bin")) and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(after)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert_right(filled(photos, tmp_path / "cache"))
+
+
+def test_full_disk_is_told_in_words_and_nothing_is_lost(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    def limited(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    monkeypatch.setattr(cache_module, "_CHUNK", 2)
+    try:
+        limited(15_000)
+        with pytest.raises(RunError, match="the disk is full"):
+            filled(photos, tmp_path / "cache")
+    finally:
+        limited(resource.RLIM_INFINITY)
+        signal.signal(signal.SIGXFSZ, before)
+    assert_right(filled(photos, tmp_path / "cache"))
+
+
+def test_file_that_changes_while_it_is_read_is_told(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = FolderImageDataset.load
+
+    def changing(self: FolderImageDataset, index: int) -> Any:
+        found = load(self, index)
+        write_photo(self.file(index), 1000 + index)
+        return found
+
+    monkeypatch.setattr(FolderImageDataset, "load", changing)
+    with pytest.raises(RunError, match="changed while it was read"):
+        filled(photos, tmp_path / "cache")
+
+
+# Through the data module
+
+
+def module(root: Path, folder: Path | None, transforms: Sequence[Any] | None) -> ImageDataModule:
+    data = ImageDataModule(
+        {"train": FolderImageDataset(str(root))}, batch_size=4, num_workers=0,
+        augmentations={"train": list(transforms) if transforms else None},
+        create_dataset=folder is not None, cache_dir=str(folder) if folder else None,
+    )  # fmt: skip
+    data.preprocessing = PREPROCESSING
+    data.setup("fit")
+    return data
+
+
+def test_evaluation_sees_the_same_pixels_with_and_without_the_cache(
+    photos: Path, tmp_path: Path
+) -> None:
+    crop = [RandomResizedCrop(), A.HorizontalFlip()]
+    for transforms in (None, crop):
+        plain = module(photos, None, transforms)
+        kept = module(photos, tmp_path / "cache", transforms)
+        for stage in ("train", "val") if transforms is None else ("val",):
+            for place in range(len(plain.stage(stage))):
+                one, other = plain.stage(stage)[place][0], kept.stage(stage)[place][0]
+                assert one.equal(other)
+
+
+def test_cache_repeats_a_training_bit_for_bit(config: Any, save: Any, workplace: Path) -> None:
+    from classifier import main
+
+    config["data"]["init_args"]["create_dataset"] = True
+    config["data"]["init_args"]["num_workers"] = 2
+    one, other = main(["--config", save(config)]), main(["--config", save(config)])
+    assert one is not None and other is not None
+    assert one.metrics == other.metrics
+    assert list((workplace / "runs" / ".image_cache").glob("*/images.bin"))
+
+
+def test_data_set_of_ones_own_without_a_base_class_cannot_be_kept(config: Any, save: Any) -> None:
+    from classifier import main
+    from classifier.errors import ConfigError
+
+    sets = config["data"]["init_args"]["dataset_classes"]
+    sets["train"] = {"class_path": "tests.data.test_datasets.PlainDataset"}
+    config["data"]["init_args"]["create_dataset"] = True
+    with pytest.raises(ConfigError, match="PlainDataset, which cannot be kept"):
+        main(["--config", save(config)])

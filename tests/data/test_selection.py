@@ -1,0 +1,296 @@
+"""Which images each stage sees: classes, splits, groups, copies, files that are no images."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from classifier import FolderImageDataset, ImageDataModule, ImageDataset, main
+from classifier.data.copies import find_copies
+from classifier.data.datasets import Sample
+from classifier.data.loading import BalancedSampler
+from classifier.errors import ConfigError, RunError
+from tests.conftest import write_classes, write_image
+
+DATA = "data.init_args"
+
+
+class Painted(ImageDataset):
+    """Images in memory with the labels, and groups, that a test needs."""
+
+    def __init__(self, labels: Sequence[Any], groups: Sequence[str | None] | None = None) -> None:
+        super().__init__()
+        self.labels = labels
+        self.groups = groups or [None] * len(labels)
+
+    def scan(self) -> list[Sample]:
+        pairs = zip(self.labels, self.groups, strict=True)
+        return [Sample(f"{i:04d}", label, group) for i, (label, group) in enumerate(pairs)]
+
+    def load(self, index: int) -> NDArray[np.uint8]:
+        return np.full((32, 32, 3), index % 256, dtype=np.uint8)
+
+
+def module(dataset: Any, **arguments: Any) -> ImageDataModule:
+    datasets = arguments.pop("datasets", {})
+    data = ImageDataModule({"train": dataset, **datasets}, num_workers=0, seed=3, **arguments)
+    data.setup("fit")
+    return data
+
+
+def paths(data: ImageDataModule, stage: str) -> set[str]:
+    part = data.stage(stage)
+    return {part.path(place) for place in range(len(part))}
+
+
+def test_train_val_and_test_are_a_partition_and_each_stays_when_another_changes() -> None:
+    dataset = Painted(["a", "b"] * 100)
+    data = module(dataset, val_fraction=0.2, test_fraction=0.1)
+    parts = [paths(data, stage) for stage in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [144, 36, 20]
+    assert set.union(*parts) == {f"{i:04d}" for i in range(200)}
+    other = module(dataset, val_fraction=0.4, test_fraction=0.1)
+    assert paths(other, "test") == parts[2]
+
+
+def test_groups_of_the_data_and_of_a_pattern_stay_together(workplace: Path) -> None:
+    groups = [f"patient {i % 17}" for i in range(200)]
+    data = module(Painted(["a", "b"] * 100, groups), test_fraction=0.2)
+    seen = [
+        {groups[int(path)] for path in paths(data, stage)} for stage in ("train", "val", "test")
+    ]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+    for index in range(30):
+        write_image(
+            workplace / "x" / "ab"[index % 2] / f"p{index % 7}_{index}.png", (9, 9, 9), index
+        )
+    data = module(FolderImageDataset("x"), group_pattern=r"/(p\d+)_")
+    patients = [{path.split("/")[1][:2] for path in paths(data, s)} for s in ("train", "val")]
+    assert not patients[0] & patients[1]
+    with pytest.raises(ConfigError, match=r"group_pattern: matches no path, such as a/p0_0\.png"):
+        module(FolderImageDataset("x"), group_pattern="video").stage("train")
+
+
+def test_copies_stay_on_one_side_unless_told_otherwise(workplace: Path) -> None:
+    write_classes(workplace / "x", 12)
+    for name in ("red", "blue"):
+        for index in range(12):
+            shutil.copy(f"x/{name}/{index:02d}.png", f"x/{name}/copy {index:02d}.png")
+    data = module(FolderImageDataset("x"), val_fraction=0.3)
+    train, val = ({path.replace("copy ", "") for path in paths(data, s)} for s in ("train", "val"))
+    assert not train & val
+    loose = module(FolderImageDataset("x"), val_fraction=0.3, group_duplicates=False)
+    train, val = ({path.replace("copy ", "") for path in paths(loose, s)} for s in ("train", "val"))
+    assert train & val
+
+
+def test_copies_are_found_by_content_and_few_files_are_read(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_classes(workplace / "x", 5)
+    shutil.copy("x/red/03.png", "x/green/same.png")
+    (workplace / "x" / "blue" / "longer.png").write_bytes(Path("x/red/03.png").read_bytes() + b"1")
+    dataset = FolderImageDataset("x")
+    read: list[int] = []
+    fingerprint = FolderImageDataset.fingerprint
+
+    def noted(self: FolderImageDataset, index: int) -> bytes:
+        read.append(index)
+        return fingerprint(self, index)
+
+    monkeypatch.setattr(FolderImageDataset, "fingerprint", noted)
+    found = find_copies(dataset, 2)
+    twins = [dataset.samples[index].path for index, print_ in enumerate(found) if print_]
+    assert twins == ["green/same.png", "red/03.png"]
+    assert sorted(dataset.samples[index].path for index in read) == twins
+
+
+def test_folds_are_disjoint_and_cover_all() -> None:
+    dataset = Painted(["a", "b", "b"] * 30)
+    seen: list[str] = []
+    for fold in range(5):
+        data = module(dataset, folds=5, fold=fold)
+        assert Counter(data.stage("val").targets) == {0: 6, 1: 12}
+        assert not paths(data, "train") & paths(data, "val")
+        seen += paths(data, "val")
+    assert sorted(seen) == [f"{i:04d}" for i in range(90)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fold": 2}, f"{DATA}.fold: must be from 0 to folds - 1, got 2. Add folds: 5."),
+        ({"folds": 5, "fold": 5}, f"{DATA}.fold: must be from 0 to folds - 1, got 5."),
+        ({"folds": 1}, f"{DATA}.folds: must be at least 2, got 1."),
+        ({"folds": 99}, f"{DATA}.folds: the data cannot be divided so"),
+        ({"test_fraction": 1.0}, f"{DATA}.test_fraction: must be in [0, 1), got 1.0."),
+        ({"test_fraction": 0.9}, f"{DATA}.test_fraction: leaves nothing to train on beside val_fraction (0.2)"),
+        ({"group_pattern": "("}, f"{DATA}.group_pattern: is no regular expression"),
+        ({"class_names": ["a", "a"]}, f"{DATA}.class_names: must be distinct names"),
+        ({"on_bad_image": "ignore"}, f"{DATA}.on_bad_image: unknown value, got 'ignore'. Write error or skip."),
+        ({"sampler": "weighted"}, f"{DATA}.sampler: unknown value, got 'weighted'. Write null or balanced."),
+        ({"max_samples": 0}, f"{DATA}.max_samples: must be at least 1, got 0."),
+        ({"resize_mode": "stretch"}, f"{DATA}.resize_mode: unknown value, got 'stretch'. Write null or crop or squash or pad."),
+        ({"cache_size": 0}, f"{DATA}.cache_size: must be at least 1, got 0."),
+    ],
+)  # fmt: skip
+def test_value_out_of_range_is_told(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        module(Painted(["a", "b"] * 10), **arguments).stage("val")
+    assert str(caught.value).startswith(message)
+
+
+# Classes
+
+
+def test_class_names_of_the_configuration_rule() -> None:
+    names = ["c", "b", "a"]
+    data = module(Painted(["a", "b"] * 5), class_names=names, val_fraction=0.0)
+    assert data.class_names == names
+    assert Counter(data.stage("train").targets) == {2: 5, 1: 5}
+    assert data.class_counts() == [0, 5, 5]
+    with pytest.raises(ConfigError, match="has classes that training does not have: a; "):
+        module(Painted(["a", "b"] * 5), class_names=["b", "c"])
+
+
+@pytest.mark.parametrize("order", [["b", "a"], ["a", "b", "x"]])
+def test_split_with_other_classes_keeps_the_indices_of_train_or_is_refused(order: Any) -> None:
+    train, val = Painted(["a", "b", "c"] * 5), Painted(order * 3)
+    if "x" in order:
+        with pytest.raises(ConfigError, match="that training does not have: x; "):
+            module(train, datasets={"val": val})
+        return
+    data = module(train, datasets={"val": val})
+    assert data.stage("val").targets == [1, 0] * 3
+
+
+def test_several_labels_become_zeros_and_ones() -> None:
+    labels = [("a", "c"), (), ("b",), ("a",)] * 5
+    data = module(Painted(labels), val_fraction=0.0)
+    assert (data.task, data.class_names) == ("multilabel", ["a", "b", "c"])
+    assert data.class_counts() == [10, 5, 5]
+    images, targets, *_ = next(iter(data.train_dataloader()))
+    assert (images.dtype, targets.dtype, targets.shape) == (torch.uint8, torch.float32, (20, 3))
+    assert targets.sum(0).tolist() == [10.0, 5.0, 5.0]
+
+
+def test_one_label_each_can_be_learnt_as_several() -> None:
+    data = ImageDataModule({"train": Painted(["a", "b"] * 10)}, num_workers=0)
+    data.task = "multilabel"
+    data.setup("fit")
+    assert data.stage("train")[0][1].sum() == 1.0
+
+
+def test_several_labels_in_a_run_of_one_are_refused() -> None:
+    data = ImageDataModule({"train": Painted([("a", "b"), ("a",)] * 5)}, num_workers=0)
+    data.task = "multiclass"
+    with pytest.raises(ConfigError, match="has images with several labels, got 'multiclass'"):
+        data.setup("fit")
+
+
+# Imbalance
+
+
+def draws(dataset: Any, seed: int, epoch: int, replicas: int = 1) -> list[list[int]]:
+    found = []
+    for rank in range(replicas):
+        sampler = BalancedSampler(dataset, replicas, rank, seed)
+        sampler.set_epoch(epoch)
+        found.append([place for _, place in sampler])
+    return found
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_balanced_sampler_draws_classes_alike_with_any_number_of_processes(replicas: int) -> None:
+    data = module(Painted(["many"] * 900 + ["few"] * 60 + ["rare"] * 40), val_fraction=0.0)
+    stage = data.stage("train")
+    parts = draws(stage, seed=1, epoch=0, replicas=replicas)
+    assert len({len(part) for part in parts}) == 1
+    drawn = Counter(stage.targets[place] for part in parts for place in part)
+    for number in drawn.values():
+        assert number == pytest.approx(1000 / 3, rel=0.15)
+    # The epoch as a whole does not depend on the number of processes.
+    merged = [place for group in zip(*parts, strict=True) for place in group]
+    alone = draws(stage, seed=1, epoch=0)[0]
+    assert merged[:1000] == alone[: len(merged)]
+    assert draws(stage, 1, 1) != draws(stage, 1, 0) != draws(stage, 2, 0)
+
+
+def test_balanced_training_repeats_bit_for_bit(config: Any, save: Any) -> None:
+    config["data"]["init_args"]["sampler"] = "balanced"
+    one, other = main(["--config", save(config)]), main(["--config", save(config)])
+    assert one is not None and other is not None
+    assert one.metrics == other.metrics
+
+
+def test_max_samples_takes_from_the_classes_alike() -> None:
+    data = module(Painted(["many"] * 90 + ["few"] * 6), val_fraction=0.0, max_samples=20)
+    assert Counter(data.stage("train").targets) == {1: 14, 0: 6}
+    assert data.class_counts() == [6, 14]
+
+
+# Files that are no images
+
+
+@pytest.fixture
+def damaged(config: Any, workplace: Path) -> Any:
+    """One damaged file in train, two in test."""
+    images = workplace / "images"
+    for name in ("train/red/03.png", "test/red/00.png", "test/green/zz.png"):
+        (images / name).write_bytes(b"no picture")
+    return config
+
+
+def test_damaged_file_stops_the_training_and_is_named(damaged: Any, save: Any) -> None:
+    with pytest.raises(RunError, match=r"images/train/red/03.png: not an image"):
+        main(["--config", save(damaged)])
+
+
+def test_damaged_files_are_skipped_counted_and_listed(damaged: Any, save: Any) -> None:
+    damaged["data"]["init_args"]["on_bad_image"] = "skip"
+    result = main(["--config", save(damaged)])
+    assert result is not None and result.status == "completed"
+    log = (Path(result.output_dir) / "log.txt").read_text()
+    assert "skipped 1 of " in log
+    assert "images/train/red/03.png: not an image" in log
+    tested = main(["--test", "--ckpt_path", result.output_dir])
+    assert tested is not None
+    with (Path(tested.output_dir) / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    assert len(rows) == 13
+    bad = {row["path"]: row for row in rows if row["error"]}
+    assert set(bad) == {"red/00.png", "green/zz.png"}
+    assert bad["red/00.png"]["label"] == bad["red/00.png"]["correct"] == ""
+
+
+# Resize
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+def test_resize_mode_is_that_of_every_stage_and_of_the_checkpoint(
+    config: Any, save: Any, workplace: Path, mode: str
+) -> None:
+    from classifier.model.classifier import ImageClassifier
+
+    arguments = config["data"]["init_args"]
+    arguments["augmentations"] = None
+    arguments["resize_mode"] = mode
+    result = main(["--config", save(config)])
+    assert result is not None
+    checkpoint = Path(result.output_dir) / "checkpoints" / "best.ckpt"
+    model = ImageClassifier.load_from_checkpoint(checkpoint, weights_only=True)
+    assert model.preprocessing.resize_mode == mode
+    if mode != "crop":
+        assert model.preprocessing.resize == model.preprocessing.size
+    tested = main(["--test", "--ckpt_path", result.output_dir])
+    assert tested is not None and tested.status == "completed"
