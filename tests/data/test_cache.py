@@ -185,7 +185,7 @@ def fill_in_child(root: Path, folder: Path, seconds: float) -> None:
 
 
 def test_two_that_fill_at_once_share_the_work(photos: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     children = [
         context.Process(target=fill_in_child, args=(photos, tmp_path / "cache", 0.01))
         for _ in range(3)
@@ -203,7 +203,7 @@ def test_two_that_fill_at_once_share_the_work(photos: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("after", [0.05, 0.15, 0.3])
 def test_killed_filling_is_gone_on_with(photos: Path, tmp_path: Path, after: float) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     child = context.Process(target=fill_in_child, args=(photos, tmp_path / "cache", 0.05))
     child.start()
     end = time.monotonic() + 30
