@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,32 @@ from classifier.data.decoding import BadImageError
 _TAIL_BYTES = 2048
 
 
-def find_copies(dataset: Any, num_threads: int) -> list[bytes | None]:
-    """The fingerprint of every sample that has an exact copy.
+def find_copies(datasets: Sequence[Any], num_threads: int) -> list[list[bytes | None]]:
+    """The fingerprint of every sample that has an exact copy, in its data set or in another one.
 
     Files of a length, or an end, that no other file has are alone, and are not read.
 
     Args:
-        dataset: An ImageDataset.
+        datasets: ImageDatasets.
         num_threads: That read.
 
     Returns:
-        Per sample 16 bytes, equal for equal content; None where it has no copy.
+        Per data set and sample 16 bytes, equal for equal content; None where it has no copy.
     """
-    found: list[bytes | None] = [None] * len(dataset)
-    candidates: Sequence[int] = range(len(dataset))
+    items = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+    candidates: Sequence[int] = range(len(items))
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
-        if len(dataset) and dataset.file(0) is not None:
-            files = {index: Path(dataset.file(index)) for index in candidates}
-            candidates = _shared(dict(zip(files, pool.map(_length, files.values()), strict=True)))
-            tails = pool.map(lambda index: _tail(files[index]), candidates)
+        files = [dataset.file(index) for dataset, index in items]
+        if all(file is not None for file in files):
+            lengths = dict(zip(candidates, pool.map(_length, files), strict=True))
+            candidates = _shared(lengths)
+            tails = pool.map(lambda place: _tail(files[place]), candidates)
             candidates = _shared(dict(zip(candidates, tails, strict=True)))
-        prints = pool.map(lambda index: _fingerprint(dataset, index), candidates)
+        prints = pool.map(lambda place: _fingerprint(*items[place]), candidates)
         content = {i: print_ for i, print_ in zip(candidates, prints, strict=True) if print_}
-    for index in _shared(content):
-        found[index] = content[index]
-    return found
+    shared = set(_shared(content))
+    found = iter([content[i] if i in shared else None for i in range(len(items))])
+    return [list(islice(found, len(dataset))) for dataset in datasets]
 
 
 def _shared(values: Mapping[int, Hashable]) -> list[int]:

@@ -175,6 +175,8 @@ class Selection:
         indices = list(range(len(targets)))
         if origin == "train":
             indices = self._split(targets)[name]
+        elif name == "val" and self.datasets.get("train") is not None:
+            self._tell_leaks(source)
         skipped = self._unreadable(source, indices)
         indices = [index for index in indices if index not in skipped]
         if name == "train" and self.rules.max_samples is not None:
@@ -238,7 +240,7 @@ class Selection:
         if isinstance(source, ImageDataset):
             own = [sample.group for sample in source.samples]
             if rules.group_duplicates and source.finds_copies:
-                copies = find_copies(source, rules.num_threads)
+                (copies,) = find_copies([source], rules.num_threads)
                 number = sum(found is not None for found in copies)
                 if number:
                     log.info("%d images are copies of another one; copies stay together", number)
@@ -250,6 +252,21 @@ class Selection:
                     got=rules.group_pattern,
                 )  # fmt: skip
         return joined_groups(names, own, copies)
+
+    def _tell_leaks(self, source: Any) -> None:
+        """Warn of images of a given val that train has too: its score would be too good."""
+        train = self.source("train")
+        able = all(isinstance(d, ImageDataset) and d.finds_copies for d in (train, source))
+        if not able or not self.rules.group_duplicates:
+            return
+        own, other = find_copies([train, source], self.rules.num_threads)
+        trained = {print_ for print_ in own if print_ is not None}
+        leaks = [index for index, print_ in enumerate(other) if print_ in trained]
+        if leaks:
+            log.warning(
+                "%d of %d images of %s.val are in train too, for example %s: the validation score "
+                "is too good by them", len(leaks), len(source), DATASETS, source.describe(leaks[0]),
+            )  # fmt: skip
 
     # Files that are no images
 

@@ -108,10 +108,25 @@ def test_copies_are_found_by_content_and_few_files_are_read(
         return fingerprint(self, index)
 
     monkeypatch.setattr(FolderImageDataset, "fingerprint", noted)
-    found = find_copies(dataset, 2)
+    (found,) = find_copies([dataset], 2)
     twins = [dataset.samples[index].path for index, print_ in enumerate(found) if print_]
     assert twins == ["green/same.png", "red/03.png"]
     assert sorted(dataset.samples[index].path for index in read) == twins
+
+
+def test_copy_of_a_training_image_in_val_is_told(
+    workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_classes(workplace / "x", 4)
+    write_classes(workplace / "y", 3, seed=900)
+    train, val = FolderImageDataset("x"), FolderImageDataset("y")
+    module(train, datasets={"val": val}).stage("val")
+    assert not [record for record in caplog.records if "in train too" in record.message]
+    shutil.copy("x/red/03.png", "y/blue/copied.png")
+    module(train, datasets={"val": FolderImageDataset("y")}).stage("val")
+    assert caplog.records[-1].message.startswith(
+        f"1 of 10 images of {DATA}.dataset_classes.val are in train too, for example y/blue/copied"
+    )
 
 
 def test_folds_are_disjoint_and_cover_all() -> None:
@@ -223,6 +238,15 @@ def test_balanced_sampler_draws_classes_alike_with_any_number_of_processes(repli
     alone = draws(stage, seed=1, epoch=0)[0]
     assert merged[:1000] == alone[: len(merged)]
     assert draws(stage, 1, 1) != draws(stage, 1, 0) != draws(stage, 2, 0)
+
+
+def test_balanced_sampler_goes_on_in_the_middle_of_an_epoch() -> None:
+    stage = module(Painted(["many"] * 90 + ["few"] * 10), val_fraction=0.0).stage("train")
+    whole = draws(stage, seed=1, epoch=4)[0]
+    sampler = BalancedSampler(stage, 1, 0, seed=1)
+    sampler.set_epoch(4)
+    sampler.num_done = 64
+    assert [place for _, place in sampler] == whole[64:]
 
 
 def test_balanced_training_repeats_bit_for_bit(config: Any, save: Any) -> None:
