@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from classifier.data.decoding import BadImageError
-from classifier.errors import RunError
+from classifier.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ class ImageCache:
             indices: Positions in the data set.
 
         Raises:
-            RunError: the disk is full, or cannot be written to.
+            RunError: the disk is full.
+            ConfigError: the folder cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,10 @@ class ImageCache:
                     f"the disk is full: {self.folder}. Free some space, choose another "
                     "data.init_args.cache_dir, or write create_dataset: false"
                 ) from error
-            raise RunError(f"data.init_args.cache_dir: {self.folder} fails ({error})") from error
+            raise ConfigError(
+                "data.init_args.cache_dir", f"cannot be used ({error.strerror or error})",
+                got=str(self.folder.parent), remedy="Choose a folder that can be written to",
+            ) from error  # fmt: skip
         none = Kept(0, 0, 0)
         self._places |= {i: none if p is None else index.get(p, none) for i, p in prints.items()}
 

@@ -133,6 +133,12 @@ class ImageDataModule(L.LightningDataModule):
         check_choice("sampler", self.sampler, (None, "balanced"))
         check_choice("resize_mode", self.resize_mode, (None, *RESIZE_MODES))
         check_stages(self.dataset_classes, DATASETS, STAGES)
+        for stage, name in (("val", "folds"), ("test", "test_fraction")):
+            if self.dataset_classes.get(stage) is not None and getattr(self.rules, name):
+                raise ConfigError(
+                    f"{DATA}.{name}", f"has no effect beside {DATASETS}.{stage}",
+                    got=getattr(self.rules, name), remedy="Leave one of the two out",
+                )  # fmt: skip
         check_stages(self.augmentations, AUGMENTATIONS, ("train", "val"))
 
     # Classes
@@ -156,6 +162,8 @@ class ImageDataModule(L.LightningDataModule):
                 selection.source("train")
             elif name != "val" or self.dataset_classes.get("val") is not None:
                 selection.targets(name)
+        if stage == "fit" and self.dataset_classes.get("val") is not None:
+            selection.tell_leaks()
 
     @property
     def selection(self) -> Selection:

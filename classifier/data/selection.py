@@ -133,12 +133,14 @@ class Selection:
         missing = sorted(set(names) - set(present), key=lambda label: places[label])
         if missing:
             log.warning("%s has no images of: %s", key, ", ".join(missing))
-        without = [i for i, target in enumerate(given) if not several and target < 0]
+        without = [
+            i for i, target in enumerate(given) if not isinstance(target, tuple) and target < 0
+        ]
         if without:
             raise ConfigError(
-                key, f"has {len(without)} images outside the class folders",
+                key, f"has {len(without)} images without a class",
                 got=_described(dataset, without[0]),
-                remedy="Move every image into the folder of its class",
+                remedy="Move every image into the folder of its class, or fill in its label",
             )  # fmt: skip
         index = [places.get(label, -1) for label in own]
         mapped = [tuple(index[n] for n in _as_tuple(target)) for target in given]
@@ -175,8 +177,6 @@ class Selection:
         indices = list(range(len(targets)))
         if origin == "train":
             indices = self._split(targets)[name]
-        elif name == "val" and self.datasets.get("train") is not None:
-            self._tell_leaks(source)
         skipped = self._unreadable(source, indices)
         indices = [index for index in indices if index not in skipped]
         if name == "train" and self.rules.max_samples is not None:
@@ -218,10 +218,12 @@ class Selection:
     ) -> None:
         """Move a part of train into another stage."""
         rules, left = self.rules, parts["train"]
-        names, classes, groups = ([column[index] for index in left] for column in samples)
+        names = [samples[0][index] for index in left]
+        classes = [samples[1][index] for index in left]
+        groups = [samples[2][index] for index in left]
         if name == "val" and rules.folds is not None:
             try:
-                kept, held = fold_of(classes, groups, rules.folds, rules.fold, rules.seed)  # type: ignore[arg-type]
+                kept, held = fold_of(classes, groups, rules.folds, rules.fold, rules.seed)
             except ValueError as error:
                 raise ConfigError(
                     f"{DATA}.folds", f"the data cannot be divided so ({error})", got=rules.folds,
@@ -229,7 +231,7 @@ class Selection:
                 ) from error  # fmt: skip
         else:
             seed = rules.seed if name == "val" else f"{rules.seed}/test"
-            kept, held = hold_out(names, classes, groups, fraction, seed)  # type: ignore[arg-type]
+            kept, held = hold_out(names, classes, groups, fraction, seed)
         parts["train"] = [left[place] for place in kept]
         parts[name] = [left[place] for place in held]
 
@@ -253,9 +255,9 @@ class Selection:
                 )  # fmt: skip
         return joined_groups(names, own, copies)
 
-    def _tell_leaks(self, source: Any) -> None:
+    def tell_leaks(self) -> None:
         """Warn of images of a given val that train has too: its score would be too good."""
-        train = self.source("train")
+        train, source = self.source("train"), self.source("val")
         able = all(isinstance(d, ImageDataset) and d.finds_copies for d in (train, source))
         if not able or not self.rules.group_duplicates:
             return

@@ -21,7 +21,7 @@ from classifier.data import cache as cache_module
 from classifier.data.augmentations import KeepingResize
 from classifier.data.cache import ImageCache
 from classifier.data.decoding import BadImageError
-from classifier.errors import RunError
+from classifier.errors import ConfigError, RunError
 from classifier.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing((24, 24), (32, 32))
@@ -236,6 +236,12 @@ def test_full_disk_is_told_in_words_and_nothing_is_lost(
     assert_right(filled(photos, tmp_path / "cache"))
 
 
+def test_folder_that_cannot_be_written_to_is_told(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ConfigError, match="cache_dir: cannot be used"):
+        filled(photos, tmp_path / "cache")
+
+
 def test_file_that_changes_while_it_is_read_is_told(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +297,6 @@ def test_cache_repeats_a_training_bit_for_bit(config: Any, save: Any, workplace:
 
 def test_data_set_of_ones_own_without_a_base_class_cannot_be_kept(config: Any, save: Any) -> None:
     from classifier import main
-    from classifier.errors import ConfigError
 
     sets = config["data"]["init_args"]["dataset_classes"]
     sets["train"] = {"class_path": "tests.data.test_datasets.PlainDataset"}

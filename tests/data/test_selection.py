@@ -120,10 +120,10 @@ def test_copy_of_a_training_image_in_val_is_told(
     write_classes(workplace / "x", 4)
     write_classes(workplace / "y", 3, seed=900)
     train, val = FolderImageDataset("x"), FolderImageDataset("y")
-    module(train, datasets={"val": val}).stage("val")
+    module(train, datasets={"val": val})
     assert not [record for record in caplog.records if "in train too" in record.message]
     shutil.copy("x/red/03.png", "y/blue/copied.png")
-    module(train, datasets={"val": FolderImageDataset("y")}).stage("val")
+    module(train, datasets={"val": FolderImageDataset("y")})
     assert caplog.records[-1].message.startswith(
         f"1 of 10 images of {DATA}.dataset_classes.val are in train too, for example y/blue/copied"
     )
@@ -162,6 +162,12 @@ def test_value_out_of_range_is_told(arguments: dict[str, Any], message: str) -> 
     with pytest.raises(ConfigError) as caught:
         module(Painted(["a", "b"] * 10), **arguments).stage("val")
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(("stage", "key", "value"), [("val", "folds", 5), ("test", "test_fraction", 0.1)])  # fmt: skip
+def test_split_without_effect_is_refused(stage: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{DATA}.{key}: has no effect beside"):
+        module(Painted(["a", "b"] * 9), datasets={stage: Painted(["a", "b"])}, **{key: value})
 
 
 # Classes
@@ -203,6 +209,12 @@ def test_one_label_each_can_be_learnt_as_several() -> None:
     data.task = "multilabel"
     data.setup("fit")
     assert data.stage("train")[0][1].sum() == 1.0
+
+
+@pytest.mark.parametrize("labels", [[("a", "b"), None, ("a",)] * 5, ["a", "b", None] * 5])
+def test_image_without_a_label_is_told(labels: Any) -> None:
+    with pytest.raises(ConfigError, match="has 5 images without a class"):
+        module(Painted(labels))
 
 
 def test_several_labels_in_a_run_of_one_are_refused() -> None:
