@@ -84,7 +84,7 @@ def test_crop_takes_the_size_of_the_encoder_unless_told_otherwise() -> None:
 
 
 def test_crop_equals_that_of_albumentations() -> None:
-    """Only crops that shrink to less than half are averaged instead."""
+    """Only crops of more than four times the area are halved before."""
     ours = Pipeline([RandomResizedCrop(size=(80, 80))])
     theirs = Pipeline([A.RandomResizedCrop((80, 80))])
     for seed in range(20):
