@@ -167,7 +167,7 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def selection(self) -> Selection:
-        """Chooses the images of each stage."""
+        """Chooses the images of each stage; made at `setup`, when task and classes are settled."""
         if self._selection is None:
             rules = replace(self.rules, seed=self._seed(), num_threads=max(1, self.num_workers))
             self._selection = Selection(self.dataset_classes, rules, self.class_names, self.task)
@@ -214,7 +214,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def has_validation(self) -> bool:
         """Whether there are images to validate on."""
-        return self.selection.has_validation()
+        return self.dataset_classes.get("val") is not None or self.rules.hold_out("val")
 
     def _make_stage(self, name: str) -> StageDataset:
         chosen = self.selection.members(name)

@@ -128,12 +128,14 @@ class HuggingFaceDataset(ImageDataset):
 
     def scan(self) -> Sequence[Sample]:
         """Paths and labels of all rows, in the data set's order."""
+        from pyarrow import compute  # comes with datasets
+
         rows, column = self._rows, self._label_column
-        images = rows.select_columns([self._image_column(rows.features)])
-        paths = [
-            Path(image["path"]).name if image["path"] else f"{index:08d}"
-            for index, image in enumerate(next(iter(row.values())) for row in images)
-        ]
+        # Of the table on disk only the paths are read, not the images' bytes beside them.
+        name = self._image_column(rows.features)
+        table = rows.select_columns([name]).with_format("arrow")[:]
+        found = compute.struct_field(table.column(name), "path").to_pylist()
+        paths = [Path(path).name if path else f"{index:08d}" for index, path in enumerate(found)]
         if len(set(paths)) < len(paths):
             paths = [f"{index:08d}/{path}" for index, path in enumerate(paths)]
         values = [None] * len(paths) if column is None else list(rows[column])

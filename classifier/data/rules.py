@@ -44,6 +44,12 @@ class Rules:
     seed: int = 0
     num_threads: int = 1
 
+    def hold_out(self, name: str) -> bool:
+        """Whether val or test gets a part of train where it has no data set of its own."""
+        if name == "test":
+            return self.test_fraction > 0
+        return name == "val" and (self.val_fraction > 0 or self.folds is not None)
+
     def check(self) -> None:
         """Refuse values out of their range.
 

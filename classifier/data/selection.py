@@ -148,18 +148,9 @@ class Selection:
 
     # Members
 
-    def has_validation(self) -> bool:
-        """Whether there are images to validate on."""
-        given = self.datasets.get("val") is not None
-        return given or self.rules.val_fraction > 0 or self.rules.folds is not None
-
     def is_held_out(self, name: str) -> bool:
         """Whether a stage's images are a part of train."""
-        if name == "train" or self.datasets.get(name) is not None:
-            return False
-        if name == "test":
-            return self.rules.test_fraction > 0
-        return name == "val" and self.has_validation()
+        return self.datasets.get(name) is None and self.rules.hold_out(name)
 
     def members(self, name: str) -> Members:
         """The images of a stage: train, val, test or predict."""

@@ -211,6 +211,20 @@ def test_one_label_each_can_be_learnt_as_several() -> None:
     assert data.stage("train")[0][1].sum() == 1.0
 
 
+def test_class_folders_are_learnt_as_several_labels_when_the_model_says_so(
+    config: Any, save: Any
+) -> None:
+    config["model"]["init_args"]["task"] = "multilabel"
+    result = main(["--config", save(config)])
+    assert result is not None
+    tested = main(["--test", "--ckpt_path", result.output_dir])
+    assert tested is not None
+    with (Path(tested.output_dir) / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["target"] for row in rows} == {"0", "1", "2"}
+    assert "label_2" not in rows[0]
+
+
 @pytest.mark.parametrize("labels", [[("a", "b"), None, ("a",)] * 5, ["a", "b", None] * 5])
 def test_image_without_a_label_is_told(labels: Any) -> None:
     with pytest.raises(ConfigError, match="has 5 images without a class"):
