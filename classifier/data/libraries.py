@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from classifier.errors import ConfigError
 
 # What torchvision's classes call their class indices, in the order in which to look.
 _TARGETS = ("targets", "labels", "_labels", "y")
+_NAMES = ("classes", "categories", "all_categories")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
@@ -205,6 +207,8 @@ class TorchvisionDataset(ImageDataset):
             arguments.setdefault("split", self.split)
         if "download" in takes:
             arguments.setdefault("download", self.download)
+        if "loader" in takes:
+            arguments["loader"] = str  # the path itself: files are decoded here, as all others are
         try:
             return cls(**arguments)
         except (TypeError, ValueError, OSError, RuntimeError) as error:
@@ -217,7 +221,8 @@ class TorchvisionDataset(ImageDataset):
     @cached_property
     def class_names(self) -> list[str]:
         """The names that the class gives, in its order."""
-        names = getattr(self._source, "classes", None)
+        found = (getattr(self._source, attribute, None) for attribute in _NAMES)
+        names = next((names for names in found if names is not None), None)
         if names is None:
             names = [str(number) for number in range(max(self._numbers, default=-1) + 1)]
         # ImageNet gives a tuple of synonyms for each class.
@@ -233,17 +238,51 @@ class TorchvisionDataset(ImageDataset):
         for attribute in _TARGETS:
             found = getattr(self._source, attribute, None)
             if found is not None and len(found) == len(self._source):
-                return [int(number) for number in found]
-        return [int(self._source[index][1]) for index in range(len(self._source))]
+                break
+        else:
+            found = [self._source[index][1] for index in range(len(self._source))]
+        try:
+            return [int(number) for number in found]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                "name", "does not give every image one class", got=self.name,
+                remedy="Write a data set of your own, derived from classifier.ImageDataset",
+            ) from error  # fmt: skip
 
     def scan(self) -> Sequence[Sample]:
-        """All images in the data set's order, named by their number."""
+        """All images in the data set's order, by their path or their number."""
         names = self.class_names
-        return [Sample(f"{index:08d}", names[n]) for index, n in enumerate(self._numbers)]
+        root = Path(self.root)
+        files = [self.file(index) for index in range(len(self._numbers))]
+        paths = [
+            f"{index:08d}" if file is None else Path(os.path.relpath(file, root)).as_posix()
+            for index, file in enumerate(files)
+        ]
+        return [Sample(path, names[n]) for path, n in zip(paths, self._numbers, strict=True)]
+
+    def file(self, index: int) -> Path | None:
+        """The image file, where the class knows files and not arrays."""
+        image = self._source[index][0] if hasattr(self._source, "loader") else None
+        return Path(image) if isinstance(image, str) else None
 
     def load(self, index: int) -> NDArray[np.uint8]:
-        """The pixels of image `index`."""
-        return rgb_pixels(self._source[index][0])
+        """Decode image `index`."""
+        file = self.file(index)
+        return (
+            rgb_pixels(self._source[index][0])
+            if file is None
+            else decode_image(file, self.min_side)
+        )
+
+    def fingerprint(self, index: int) -> bytes:
+        """16 bytes, equal for equal files or pixels."""
+        file = self.file(index)
+        content = self.load(index).tobytes() if file is None else file.read_bytes()
+        return hashlib.blake2b(content, digest_size=16).digest()
+
+    def describe(self, index: int) -> str:
+        """The file, else the number."""
+        return str(self.file(index) or self.samples[index].path)
 
 
 def _torchvision_class(name: str) -> Any:

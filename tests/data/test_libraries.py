@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier.data.datasets import Sample
 from classifier.data.decoding import BadImageError
 from classifier.data.libraries import HuggingFaceDataset, TorchvisionDataset
 from classifier.errors import ConfigError
@@ -140,11 +141,27 @@ def test_mnist_by_name(workplace: Path) -> None:
 
 def test_folder_class_with_arguments_and_generated_images(workplace: Path) -> None:
     write_classes(workplace / "eurosat" / "2750", 2)
-    assert TorchvisionDataset("EuroSAT", root=".").class_names == ["blue", "green", "red"]
+    dataset = TorchvisionDataset("EuroSAT", root=".")
+    assert dataset.class_names == ["blue", "green", "red"]
+    assert dataset.samples[5] == Sample("eurosat/2750/red/01.png", "red")
+    # The files are decoded as everywhere: transparency lies over white.
+    Image.new("RGBA", (9, 9), (200, 0, 0, 0)).save("eurosat/2750/red/01.png")
+    assert dataset.load(5).min() == 255
+    assert dataset.file(5) is not None
     fake = TorchvisionDataset("FakeData", arguments={"size": 6, "num_classes": 3})
     assert len(fake) == 6
     assert set(fake.class_names) <= {"0", "1", "2"}
     assert fake.load(0).shape == (224, 224, 3)
+
+
+def test_names_of_deep_categories_are_found(workplace: Path) -> None:
+    for number in range(2):
+        kind = f"0000{number}_Kingdom_Phylum_Class_Order_Family_Genus_species{number}"
+        write_image(workplace / "data" / "2021_valid" / kind / "a.jpg", COLOURS["red"], number)
+    found = TorchvisionDataset("INaturalist", arguments={"version": "2021_valid"})
+    assert [name[-8:] for name in found.class_names] == ["species0", "species1"]
+    assert found.targets == [0, 1]
+    assert found.load(1).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(
