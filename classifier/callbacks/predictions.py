@@ -45,7 +45,7 @@ class PredictionsWriter(Callback):
 
     def _start(self, pl_module: Any, dataset: Any, with_truth: bool) -> None:
         self._model = pl_module
-        self._skipped = sorted(getattr(dataset, "skipped", {}).items())
+        self._skipped = sorted(getattr(dataset, "skipped", []))
         self._class_names: list[str] = list(pl_module.class_names)
         self._several = task_of(pl_module) == MULTILABEL
         self._with_truth = with_truth

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from classifier.data.datasets import FilesDataset, ImageDataset
 from classifier.data.decoding import BadImageError
+from classifier.data.libraries import HuggingFaceDataset, TorchvisionDataset
 from classifier.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)
@@ -41,12 +44,13 @@ _FORMAT = "1"
 _CHUNK = 256
 # A file that changed so recently may change once more within the clock's grain.
 _SETTLED_SECONDS = 2.0
+_KNOWN_LOADS = (FilesDataset.load, HuggingFaceDataset.load, TorchvisionDataset.load)
 _WHERE = struct.Struct("<16sQIII")  # content hash, offset, height, width, checksum of the record
 _KNOWN = struct.Struct("<16s16s")  # hash of path and stat, content hash
 
 
 class Kept(NamedTuple):
-    """Where an image lies; height 0 for one that cannot be decoded."""
+    """Where an image lies."""
 
     offset: int
     height: int
@@ -71,11 +75,16 @@ class ImageCache:
         self.num_threads = max(1, num_threads)
         self._files = folder / "files.bin"
         self._places: dict[int, Kept] = {}
+        # What a data set's own code makes of a file shows in the pixels alone.
+        self._own_load = type(dataset).load not in _KNOWN_LOADS
+        self._hash = (
+            partial(ImageDataset.fingerprint, dataset) if self._own_load else dataset.fingerprint
+        )
         self._pixels: NDArray[np.uint8] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker opens the map itself, and fills nothing."""
-        return {**self.__dict__, "_pixels": None, "resize": None}
+        return {**self.__dict__, "_pixels": None, "resize": None, "_hash": None}
 
     # Reading
 
@@ -85,16 +94,16 @@ class ImageCache:
         Raises:
             BadImageError: the image cannot be decoded.
         """
-        place = self._places[index]
-        if place.height == 0:
-            self.dataset.load(index)  # says why
-            raise BadImageError("could not be decoded when it was to be kept")
+        place = self._places.get(index)
+        if place is None:
+            pixels: NDArray[np.uint8] = self.dataset.load(index)  # says why it could not be kept
+            return pixels
         if self._pixels is None:
             file = self.folder / "images.bin"
             self._pixels = np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
         end = place.offset + place.height * place.width * 3
-        pixels = self._pixels[place.offset : end].reshape(place.height, place.width, 3)
-        return pixels.copy()  # transforms may write into what they get
+        kept = self._pixels[place.offset : end].reshape(place.height, place.width, 3)
+        return kept.copy()  # transforms may write into what they get
 
     # Filling
 
@@ -109,12 +118,13 @@ class ImageCache:
             ConfigError: the folder cannot be written to.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             prints = self._fingerprints(indices)
-            with self._lock():
-                index = self._read_index()
-                missing = {p: i for i, p in prints.items() if p is not None and p not in index}
-                if missing:
+            index = self._read_index()
+            if any(print_ not in index for print_ in prints.values()):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with self._lock():
+                    index = self._read_index(mend=True)
+                    missing = {p: i for i, p in prints.items() if p not in index}
                     self._append(list(missing.items()), index)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -126,8 +136,7 @@ class ImageCache:
                 "data.init_args.cache_dir", f"cannot be used ({error.strerror or error})",
                 got=str(self.folder.parent), remedy="Choose a folder that can be written to",
             ) from error  # fmt: skip
-        none = Kept(0, 0, 0)
-        self._places |= {i: none if p is None else index.get(p, none) for i, p in prints.items()}
+        self._places |= {i: index[print_] for i, print_ in prints.items() if print_ in index}
 
     def _lock(self) -> FileLock:
         lock = FileLock(str(self.folder / "lock"))
@@ -156,8 +165,9 @@ class ImageCache:
                 chunk = missing[start : start + _CHUNK]
                 told = bytearray()
                 for (print_, _), pixels in zip(chunk, pool.map(self._decode, chunk), strict=True):
-                    height, width = pixels.shape[:2]
-                    place = Kept(end if height else 0, height, width)
+                    if pixels is None:
+                        continue
+                    place = Kept(end, *pixels.shape[:2])
                     images.write(pixels.tobytes())
                     end += pixels.nbytes
                     index[print_] = place
@@ -173,19 +183,19 @@ class ImageCache:
             self.folder, len(missing), time.monotonic() - started,
         )  # fmt: skip
 
-    def _decode(self, item: tuple[bytes, int]) -> NDArray[np.uint8]:
-        """Pixels to keep; none of what cannot be decoded, which every epoch tells anew."""
+    def _decode(self, item: tuple[bytes, int]) -> NDArray[np.uint8] | None:
+        """Pixels to keep; None of what cannot be decoded now, which is tried again each time."""
         print_, index = item
         try:
             pixels: NDArray[np.uint8] = self.resize(self.dataset.load(index))
         except (BadImageError, FileNotFoundError):
-            return np.zeros((0, 0, 3), dtype=np.uint8)
-        if self.dataset.fingerprint(index) != print_:
+            return None
+        if self._fingerprint(index) != print_:
             raise RunError(f"{self.dataset.describe(index)} changed while it was read")
         return pixels
 
-    def _read_index(self) -> dict[bytes, Kept]:
-        """What is kept; a record that was not written whole ends it, and is cut off."""
+    def _read_index(self, *, mend: bool = False) -> dict[bytes, Kept]:
+        """What is kept; a record that was not written whole ends it, and is cut off to mend it."""
         file, images = self.folder / "index.bin", self.folder / "images.bin"
         data = file.read_bytes() if file.is_file() else b""
         size = images.stat().st_size if images.is_file() else 0
@@ -199,37 +209,44 @@ class ImageCache:
                 break
             found[print_] = place
             whole += _WHERE.size
-        if whole < len(data):
+        if mend and whole < len(data):
             with open(file, "r+b") as stream:
                 stream.truncate(whole)
         return found
 
     # Fingerprints
 
-    def _fingerprints(self, indices: Sequence[int]) -> dict[int, bytes | None]:
-        """Content hash of each image; files that have not changed are not read for it."""
-        states = {index: _state(self.dataset.file(index)) for index in indices}
+    def _fingerprints(self, indices: Sequence[int]) -> dict[int, bytes]:
+        """Content hash of each readable image; files that have not changed are not read for it."""
+        states = {i: None if self._own_load else _state(self.dataset.file(i)) for i in indices}
         data = self._files.read_bytes() if self._files.is_file() else b""
         known = dict(_records(_KNOWN, data))
-        found: dict[int, bytes | None] = {}
-        for index, state in states.items():
-            if state is not None and state in known:
-                found[index] = known[state]
+        found = {index: known[s] for index, s in states.items() if s is not None and s in known}
         unknown = [index for index in indices if index not in found]
         with ThreadPoolExecutor(self.num_threads) as pool:
-            found |= dict(zip(unknown, pool.map(self._fingerprint, unknown), strict=True))
-        fresh = [(states[index], found[index]) for index in unknown]
-        told = b"".join(_KNOWN.pack(s, p) for s, p in fresh if s is not None and p is not None)
-        if told:
+            prints = pool.map(self._fingerprint, unknown)
+            fresh = {i: print_ for i, print_ in zip(unknown, prints, strict=True) if print_}
+        self._remember([(states[index], print_) for index, print_ in fresh.items()])
+        return found | fresh
+
+    def _remember(self, fresh: list[tuple[bytes | None, bytes]]) -> None:
+        """Spare the next start the reading; where that cannot be written, it reads again."""
+        told = b"".join(_KNOWN.pack(state, print_) for state, print_ in fresh if state is not None)
+        if not told:
+            return
+        try:
+            self._files.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self._files}.lock"), open(self._files, "ab") as stream:
                 stream.truncate(stream.tell() // _KNOWN.size * _KNOWN.size)
                 stream.write(told)
-        return found
+        except OSError as error:
+            log.debug("%s: %s", self._files, error)
 
     def _fingerprint(self, index: int) -> bytes | None:
+        """None for an image that cannot be read: decoding it says why."""
         try:
-            found: bytes = self.dataset.fingerprint(index)
-        except (BadImageError, FileNotFoundError):
+            found: bytes = self._hash(index)
+        except OSError:
             return None
         return found
 

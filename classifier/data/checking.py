@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,13 @@ _KINDS = {
 _PNG_EXIF = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 
 
+class Inside(NamedTuple):
+    """An image inside of a data set."""
+
+    dataset: Any
+    place: int
+
+
 @dataclass(frozen=True)
 class Entry:
     """One image of one stage.
@@ -49,6 +57,7 @@ class Entry:
         label: The class name, several in multi-label data, None where it is not known.
         decodes: Whether training decodes the file with `decode_image`. Otherwise the data set's own
             code reads it, and only that code can say what is unreadable.
+        inside: Where to find an image that has no file of its own.
     """
 
     stage: str
@@ -56,6 +65,7 @@ class Entry:
     file: Path | None
     label: str | tuple[str, ...] | None
     decodes: bool = True
+    inside: Inside | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -168,14 +178,19 @@ def _entries_of_stage(name: str, stage: Any, class_names: Sequence[str]) -> Iter
     load = getattr(type(source), "load", None)
     decodes = getattr(load, "__module__", "").partition(".")[0] == "classifier"
     labels = [_label_of(target, class_names) for target in stage.targets]
+    whole = copy.copy(source)
+    if hasattr(whole, "min_side"):
+        whole.min_side = None  # to see each image as large as it is
     pairs = list(zip(stage.indices, labels, strict=True))
     if stage.skipped:
         samples = enumerate(source.samples)
-        pairs += [(i, sample.label) for i, sample in samples if sample.path in stage.skipped]
+        skipped = {path for path, _ in stage.skipped}
+        pairs += [(i, sample.label) for i, sample in samples if sample.path in skipped]
     for index, label in pairs:
         path = str(index if describe is None else describe(index))
         where = None if file is None else file(index)
-        yield Entry(name, path, where, None if name == "predict" else label, decodes)
+        inside = Inside(whole, index) if decodes and where is None else None
+        yield Entry(name, path, where, None if name == "predict" else label, decodes, inside)
 
 
 def _label_of(target: Any, class_names: Sequence[str]) -> str | tuple[str, ...] | None:
@@ -222,7 +237,7 @@ def inspect(
 
 def _look(entry: Entry, hasher: Callable[[NDArray[np.uint8]], int] | None) -> FileFacts | None:
     if entry.file is None:
-        return None
+        return None if entry.inside is None else _look_inside(entry.inside, hasher)
     try:
         content = entry.read()
     except OSError as error:
@@ -237,10 +252,22 @@ def _look(entry: Entry, hasher: Callable[[NDArray[np.uint8]], int] | None) -> Fi
             perceptual = None if hasher is None else hasher(pixels)
         else:
             header = _header(content)
-    # Pillow's readers raise all of these for damaged files, BadImageError among them.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    # Damaged files bring Pillow's readers to errors of every kind.
+    except Exception as error:
         error_text = str(error) if entry.decodes else None
     return FileFacts(digest=digest, error=error_text, perceptual=perceptual, **header)
+
+
+def _look_inside(inside: Inside, hasher: Callable[[NDArray[np.uint8]], int] | None) -> FileFacts:
+    """What can be said of an image that a library keeps in a table or an array."""
+    dataset, place = inside
+    try:
+        digest, pixels = dataset.fingerprint(place), dataset.load(place)
+    except OSError as error:
+        return FileFacts(error=str(error))
+    perceptual = None if hasher is None else hasher(pixels)
+    height, width = pixels.shape[:2]
+    return FileFacts(digest=digest, width=width, height=height, perceptual=perceptual)
 
 
 def _header(content: bytes) -> dict[str, Any]:
@@ -280,5 +307,6 @@ def _near_groups(entries: Sequence[Entry], files: Sequence[FileFacts | None]) ->
         if entry.stage in SPLITS:
             first.setdefault(file.digest, (place, file.perceptual))
     places = [place for place, _ in first.values()]
-    groups = groups_of([bits for _, bits in first.values()])
+    stages = [entries[place].stage for place in places]
+    groups = groups_of([bits for _, bits in first.values()], stages)
     return [[places[item] for item in group] for group in groups]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -233,7 +234,7 @@ class ImageDataModule(L.LightningDataModule):
             source, chosen.indices, chosen.targets, pipeline, self._seed(),
             num_classes=len(self.class_names or ()) if self.task == "multilabel" else 0,
             tolerant=name == "predict",
-            skipped={sample_name(source, index): why for index, why in chosen.skipped.items()},
+            skipped=[(sample_name(source, index), why) for index, why in chosen.skipped.items()],
         )  # fmt: skip
         if self.create_dataset and name != "predict":
             self._keep(stage, name, which)
@@ -294,7 +295,7 @@ class ImageDataModule(L.LightningDataModule):
             sampler = BalancedSampler(dataset, replicas, rank, seed)
         elif shuffle:
             sampler = EpochSampler(dataset, replicas, rank, shuffle=True, seed=seed)
-        remainder = (len(dataset) // replicas) % self.batch_size
+        share = math.ceil(len(dataset) / replicas)  # of each process, as samplers count
         loader = ResumableLoader(
             dataset,
             batch_size=self.batch_size,
@@ -303,7 +304,7 @@ class ImageDataModule(L.LightningDataModule):
             collate_fn=collate,
             # BatchNorm cannot train on one image: a last batch of one is left out, another
             # image every epoch.
-            drop_last=shuffle and remainder == 1 and len(dataset) // replicas > 1,
+            drop_last=shuffle and share % self.batch_size == 1 and share > 1,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=init_worker,

@@ -74,7 +74,9 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
 
     def fingerprint(self, index: int) -> bytes:
         """16 bytes, equal for equal content: here of the pixels."""
-        return hashlib.blake2b(self.load(index).tobytes(), digest_size=16).digest()
+        pixels = self.load(index)
+        content = repr(pixels.shape).encode() + pixels.tobytes()
+        return hashlib.blake2b(content, digest_size=16).digest()
 
     @cached_property
     def samples(self) -> Sequence[Sample]:
@@ -163,13 +165,13 @@ def class_names_of(dataset: Any, key: str) -> list[str]:
         ConfigError: it has neither.
     """
     names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
-    if not names:
+    if not names and not getattr(dataset, "is_multilabel", False):
         raise ConfigError(
             key, f"{type(dataset).__name__} has no class names",
             remedy="Put the images into one sub-folder per class, or give your data set class a "
             "list class_names",
         )  # fmt: skip
-    return [str(name) for name in names]
+    return [str(name) for name in names or ()]
 
 
 def targets_of(dataset: Any, key: str) -> list[Any]:

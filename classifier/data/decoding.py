@@ -68,7 +68,7 @@ def decode_image(source: str | Path | bytes, min_side: int | None = None) -> NDA
 def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # what is odd is reported by --check
             with Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
@@ -83,8 +83,8 @@ def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
         raise BadImageError(reason) from error
     except Image.DecompressionBombError as error:
         raise BadImageError(TOO_LARGE) from error
-    # Pillow's decoders raise all of these for damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    # Damaged files bring Pillow's decoders to errors of every kind: IndexError, struct.error ...
+    except Exception as error:
         raise BadImageError(str(error) or type(error).__name__) from error
 
 
@@ -94,7 +94,15 @@ def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
     Raises:
         BadImageError: pixels without a known range.
     """
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    return np.asarray(_to_rgb(_upright(image)))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # a damaged picture is an error, a damaged tag beside it is no tag
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
 
 
 def _tell_of_frames() -> None:

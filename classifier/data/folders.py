@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -122,12 +123,23 @@ def find_images(root: Path) -> Iterator[str]:
         for name in files:
             extension = os.path.splitext(name)[1].lower()
             if extension in IMAGE_EXTENSIONS and not name.startswith("."):
+                if not _can_be_read(os.path.join(folder, name)):
+                    ignored[f"{extension} that is a pipe or device"] += 1
+                    continue
                 yield Path(folder, name).relative_to(root).as_posix()
             elif not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
                 ignored[extension or "no extension"] += 1
     if ignored:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in ignored.most_common(5))
         log.info("%s: ignored %d files that are no images (%s)", root, ignored.total(), kinds)
+
+
+def _can_be_read(file: str) -> bool:
+    """Whether a file is one, or a link to nowhere, of which decoding tells."""
+    try:
+        return stat.S_ISREG(os.stat(file).st_mode)
+    except OSError:
+        return True
 
 
 def _contents(root: Path) -> str:

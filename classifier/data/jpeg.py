@@ -6,6 +6,7 @@ file, and reads some headers otherwise: what is not ordinary is left to Pillow.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class _Header:
     width: int = 0
     height: int = 0
     orientation: int = 1
+    has_exif: bool = False
     scan: int = 0  # where the picture's data begin
     is_ordinary: bool = True
 
@@ -74,7 +76,8 @@ def _read_header(data: bytes) -> _Header:
             header.is_ordinary &= data[start] == 8 and data[start + 5] in (1, 3)
         elif 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             header.is_ordinary = False  # lossless, hierarchical or arithmetic
-        elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
+        elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0" and not header.has_exif:
+            header.has_exif = True  # of several the first counts
             header.orientation = _orientation(data[start:end])
         elif marker == _APP1 and b"Orientation" in data[start:end]:
             header.is_ordinary = False  # XMP
@@ -104,10 +107,12 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _orientation(exif: bytes) -> int:
     tags = Image.Exif()
     try:
-        tags.load(exif)
-        found = tags.get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, TypeError, OSError):
-        return 1  # as Pillow: a damaged tag is no tag
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags.load(exif)
+            found = tags.get(_ORIENTATION, 1)
+    except Exception:
+        return 1  # a damaged tag is no tag, whatever Pillow finds wrong with it
     return found if found in range(1, 9) else 1
 
 

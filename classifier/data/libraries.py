@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.data.datasets import Augmentations, ImageDataset, Label, Sample
-from classifier.data.decoding import decode_image, rgb_pixels
+from classifier.data.decoding import BadImageError, decode_image, rgb_pixels
 from classifier.errors import ConfigError
 
 # What torchvision's classes call their class indices, in the order in which to look.
@@ -31,7 +31,7 @@ class HuggingFaceDataset(ImageDataset):
     Args:
         name: `<org>/<name>` on the Hub, `imagefolder` (with data_dir), or a folder that
             save_to_disk wrote.
-        split: Which of its splits; `train[:80%]` as in the datasets library.
+        split: Which of its splits; of the Hub also slices such as `train[:80%]`.
         image_column: null takes the only column of images.
         target_column: null takes the only column of class labels, else one that is called label or
             labels. A column of lists is multi-label.
@@ -69,6 +69,11 @@ class HuggingFaceDataset(ImageDataset):
         datasets = _datasets_library()
         try:
             if (Path(self.name) / "state.json").is_file():
+                if self.split != "train":
+                    raise ConfigError(
+                        "split", "the folder holds one data set without splits", got=self.split,
+                        remedy="Leave it out, or save a DatasetDict",
+                    )  # fmt: skip
                 rows = datasets.load_from_disk(self.name)
             elif (Path(self.name) / "dataset_dict.json").is_file():
                 parts = datasets.load_from_disk(self.name)
@@ -137,7 +142,16 @@ class HuggingFaceDataset(ImageDataset):
         name = self._image_column(rows.features)
         table = rows.select_columns([name]).with_format("arrow")[:]
         found = compute.struct_field(table.column(name), "path").to_pylist()
-        paths = [Path(path).name if path else f"{index:08d}" for index, path in enumerate(found)]
+        folders = {os.path.dirname(path) for path in found if path}
+        root = os.path.commonpath(folders) if len(folders) > 1 and all(folders) else None
+        paths = [
+            f"{index:08d}"
+            if not path
+            else Path(path).name
+            if root is None
+            else Path(os.path.relpath(path, root)).as_posix()
+            for index, path in enumerate(found)
+        ]
         if len(set(paths)) < len(paths):
             paths = [f"{index:08d}/{path}" for index, path in enumerate(paths)]
         values = [None] * len(paths) if column is None else list(rows[column])
@@ -156,6 +170,8 @@ class HuggingFaceDataset(ImageDataset):
 
     def _bytes(self, index: int) -> bytes:
         image = self._rows[index][self._image_column(self._rows.features)]
+        if image is None or not (image["bytes"] or image["path"]):
+            raise BadImageError("the row has no image")
         return image["bytes"] or Path(image["path"]).read_bytes()
 
 
@@ -170,8 +186,6 @@ class TorchvisionDataset(ImageDataset):
         arguments: More arguments of the class.
         augmentations: An Albumentations pipeline; the data module sets the stage's own here.
     """
-
-    finds_copies = True
 
     def __init__(
         self,
@@ -192,7 +206,7 @@ class TorchvisionDataset(ImageDataset):
     @cached_property
     def _source(self) -> Any:
         cls = _torchvision_class(self.name)
-        takes = inspect.signature(cls).parameters
+        takes = _arguments_of(cls)
         arguments: dict[str, Any] = dict(self.arguments)
         if "root" in takes:
             arguments.setdefault("root", self.root)
@@ -205,16 +219,21 @@ class TorchvisionDataset(ImageDataset):
             arguments.setdefault("train", self.split == "train")
         elif "split" in takes:
             arguments.setdefault("split", self.split)
+        elif self.split != "train":
+            raise ConfigError(
+                "split", f"{self.name} has no splits", got=self.split,
+                remedy="Leave it out; val_fraction and test_fraction hold parts of it out",
+            )  # fmt: skip
         if "download" in takes:
             arguments.setdefault("download", self.download)
         if "loader" in takes:
             arguments["loader"] = str  # the path itself: files are decoded here, as all others are
         try:
             return cls(**arguments)
-        except (TypeError, ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # of every kind: a missing package, file or argument
             reason = " ".join(str(error).split())[:300].rstrip(".")
             raise ConfigError(
-                "name", f"{self.name} cannot be opened ({reason})", got=self.root,
+                "name", f"cannot be opened in {self.root} ({reason})", got=self.name,
                 remedy="Write download: true to fetch it, or the folder that holds it as root",
             ) from error  # fmt: skip
 
@@ -258,7 +277,13 @@ class TorchvisionDataset(ImageDataset):
             f"{index:08d}" if file is None else Path(os.path.relpath(file, root)).as_posix()
             for index, file in enumerate(files)
         ]
-        return [Sample(path, names[n]) for path, n in zip(paths, self._numbers, strict=True)]
+        labels = [names[number] if number >= 0 else None for number in self._numbers]
+        return [Sample(*pair) for pair in zip(paths, labels, strict=True)]
+
+    @property
+    def finds_copies(self) -> bool:  # type: ignore[override]
+        """Where files or arrays need not be decoded for it."""
+        return hasattr(self._source, "loader") or hasattr(self._source, "data")
 
     def file(self, index: int) -> Path | None:
         """The image file, where the class knows files and not arrays."""
@@ -297,6 +322,17 @@ def _torchvision_class(name: str) -> Any:
     return getattr(library, name)
 
 
+def _arguments_of(cls: Any) -> set[str]:
+    """The arguments of a class, those included that it only hands on to its base."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        parameters = inspect.signature(base.__init__).parameters
+        found |= set(parameters)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return found
+
+
 def _datasets_library() -> Any:
     try:
         import datasets
@@ -316,7 +352,8 @@ def _class_label(feature: Any) -> Any:
 
 def _label(value: Any, feature: Any) -> Label:
     if isinstance(value, list | tuple):
-        return tuple(dict.fromkeys(str(_label(item, feature)) for item in value))
+        names = (_label(item, feature) for item in value)
+        return tuple(dict.fromkeys(str(name) for name in names if name is not None))
     if value is None or (feature is not None and value < 0):
         return None  # the Hub's sign of an unknown label
     return str(feature.names[value]) if feature is not None else str(value)

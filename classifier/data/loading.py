@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
             not on the number of workers, and not on where a run was resumed.
         num_classes: Of multi-label data, whose targets become (C,) zeros and ones; else 0.
         tolerant: Give a blank image and the reason for a file that cannot be decoded.
-        skipped: Paths of files that are left out because they are no images -> why.
+        skipped: Path, and why, of files that are left out because they are no images.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
         *,
         num_classes: int = 0,
         tolerant: bool = False,
-        skipped: Mapping[str, str] | None = None,
+        skipped: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.source = copy.copy(dataset)
         self.source.augmentations = pipeline
@@ -76,7 +76,7 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
         self.seed = seed
         self.num_classes = num_classes
         self.tolerant = tolerant
-        self.skipped = dict(skipped or {})
+        self.skipped = list(skipped)
         self._blank: Tensor | None = None
 
     def __len__(self) -> int:

@@ -29,14 +29,18 @@ def perceptual_hasher() -> Callable[[NDArray[np.uint8]], int] | None:
     return hashed
 
 
-def groups_of(hashes: Sequence[int], most: int = NEAR_DISTANCE) -> list[list[int]]:
+def groups_of(
+    hashes: Sequence[int], kinds: Sequence[str], most: int = NEAR_DISTANCE
+) -> list[list[int]]:
     """Images whose hashes are nearly the same.
 
-    Every image is tied to the one that is most like it, so that all that have a near duplicate
-    are in a group, and memory stays proportional to the number of images.
+    Every image is tied to the one of each kind that is most like it, so that all that have a near
+    duplicate are in a group, also one of another kind, and memory stays proportional to the number
+    of images.
 
     Args:
         hashes: 64 bits each.
+        kinds: One for each hash, such as the split of its image.
         most: Largest number of bits in which two hashes may differ.
 
     Returns:
@@ -50,7 +54,7 @@ def groups_of(hashes: Sequence[int], most: int = NEAR_DISTANCE) -> list[list[int
             item = parents[item]
         return item
 
-    for one, other in _ties(np.array(hashes, dtype=np.uint64), most):
+    for one, other in _ties(np.array(hashes, dtype=np.uint64), np.array(kinds), most):
         parents[root(one)] = root(other)
     groups: dict[int, list[int]] = {}
     for item in range(len(hashes)):
@@ -58,13 +62,17 @@ def groups_of(hashes: Sequence[int], most: int = NEAR_DISTANCE) -> list[list[int
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _ties(hashes: NDArray[np.uint64], most: int) -> Iterator[tuple[int, int]]:
-    """Each hash with the one nearest to it, when that is near enough."""
-    for start in range(0, len(hashes), _BLOCK):
-        block = hashes[start : start + _BLOCK]
-        distances = np.bitwise_count(block[:, None] ^ hashes[None, :])
-        rows = np.arange(len(block))
-        distances[rows, start + rows] = 65  # not itself
-        nearest = distances.argmin(axis=1)
-        for row in np.flatnonzero(distances[rows, nearest] <= most):
-            yield start + int(row), int(nearest[row])
+def _ties(
+    hashes: NDArray[np.uint64], kinds: NDArray[np.str_], most: int
+) -> Iterator[tuple[int, int]]:
+    """Each hash with the nearest one of each kind, when that is near enough."""
+    for kind in np.unique(kinds):
+        places = np.flatnonzero(kinds == kind)
+        for start in range(0, len(hashes), _BLOCK):
+            block = hashes[start : start + _BLOCK]
+            distances = np.bitwise_count(block[:, None] ^ hashes[places][None, :])
+            rows = np.arange(start, start + len(block))
+            distances[rows[:, None] == places[None, :]] = 65  # not itself
+            nearest = distances.argmin(axis=1)
+            near = distances[rows - start, nearest] <= most
+            yield from zip(rows[near].tolist(), places[nearest[near]].tolist(), strict=True)

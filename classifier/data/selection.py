@@ -65,6 +65,7 @@ class Selection:
         self._parts: dict[str, list[int]] | None = None
         self._bad: dict[int, dict[int, str]] = {}
         self._members: dict[str, Members] = {}
+        self._targets: dict[str, list[Any]] = {}
 
     # Classes
 
@@ -83,6 +84,12 @@ class Selection:
             key = f"{DATASETS}.train"
             names = self.rules.class_names or class_names_of(self.source("train"), key)
             self._class_names = list(names)
+            if self.task == "multilabel" and any("|" in name for name in self._class_names):
+                raise ConfigError(
+                    key, "several labels are written with | between them: no name may hold one",
+                    got=next(name for name in self._class_names if "|" in name),
+                    remedy="Rename the class",
+                )  # fmt: skip
             if len(self._class_names) < (1 if self.task == "multilabel" else 2):
                 raise ConfigError(
                     key, "needs at least two classes", got=self._class_names,
@@ -109,6 +116,11 @@ class Selection:
 
     def targets(self, name: str) -> list[Any]:
         """Per image of a data set its class index, or a tuple of them, in the run's class list."""
+        if name not in self._targets:
+            self._targets[name] = self._map_targets(name)
+        return self._targets[name]
+
+    def _map_targets(self, name: str) -> list[Any]:
         dataset = self.source(name)
         key = f"{DATASETS}.{name}"
         own = class_names_of(dataset, key)
@@ -124,6 +136,11 @@ class Selection:
         occurring = {n for target in given for n in _as_tuple(target) if n >= 0}
         present = [own[n] for n in sorted(occurring)]
         unknown = [label for label in present if label not in places]
+        if unknown and name == "train":
+            raise ConfigError(
+                f"{DATA}.class_names", f"lacks classes that {key} has: {', '.join(unknown)}",
+                got=names, remedy="Add them, or write null",
+            )  # fmt: skip
         if unknown:
             raise ConfigError(
                 key, f"has classes that training does not have: {', '.join(unknown)}; "
@@ -196,7 +213,8 @@ class Selection:
             if self.is_held_out("test"):
                 self._divide(parts, "test", (names, classes, groups), rules.test_fraction)
             if self.is_held_out("val"):
-                self._divide(parts, "val", (names, classes, groups), rules.val_fraction)
+                rest = rules.val_fraction / (1.0 - rules.test_fraction * self.is_held_out("test"))
+                self._divide(parts, "val", (names, classes, groups), rest)
         self._parts = parts
         return parts
 
@@ -229,7 +247,7 @@ class Selection:
     def _groups(self, source: Any, names: list[str]) -> list[str]:
         rules = self.rules
         own: list[str | None] = [None] * len(names)
-        copies: list[bytes | None] = [None] * len(names)
+        matched, copies = list(own), [None] * len(names)  # type: list[str | None], list[bytes | None]
         if isinstance(source, ImageDataset):
             own = [sample.group for sample in source.samples]
             if rules.group_duplicates and source.finds_copies:
@@ -238,13 +256,13 @@ class Selection:
                 if number:
                     log.info("%d images are copies of another one; copies stay together", number)
         if rules.group_pattern is not None:
-            own = [_matched(rules.group_pattern, name) for name in names]
-            if not any(own):
+            matched = [_matched(rules.group_pattern, name) for name in names]
+            if not any(matched):
                 raise ConfigError(
                     f"{DATA}.group_pattern", f"matches no path, such as {names[0]}",
                     got=rules.group_pattern,
                 )  # fmt: skip
-        return joined_groups(names, own, copies)
+        return joined_groups(names, own, matched, copies)
 
     def tell_leaks(self) -> None:
         """Warn of images of a given val that train has too: its score would be too good."""

@@ -78,27 +78,29 @@ def fold_of(
     Raises:
         ValueError: fewer groups than folds, or no class with as many samples.
 
-    Source: scikit-learn, StratifiedGroupKFold.
+    Source: scikit-learn, StratifiedGroupKFold; StratifiedKFold where every image is alone.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     kinds: dict[Hashable, int] = {}
     strata = [kinds.setdefault(combination, len(kinds)) for combination in classes]
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    parts = list(splitter.split([0] * len(strata), strata, groups))
+    alone = len(set(groups)) == len(groups)  # then the other one, which takes a while, is spared
+    kind = StratifiedKFold if alone else StratifiedGroupKFold
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    parts = list(splitter.split([0] * len(strata), strata, None if alone else groups))
     kept, held_out = parts[fold]
     return sorted(map(int, kept)), sorted(map(int, held_out))
 
 
 def joined_groups(
-    names: Sequence[str], groups: Sequence[str | None], copies: Sequence[bytes | None]
+    names: Sequence[str], *columns: Sequence[str | None] | Sequence[bytes | None]
 ) -> list[str]:
-    """One name for all that must stay together: images of a group, and copies of one image.
+    """One name for all that must stay together.
 
     Args:
-        names: Stable and distinct names of the samples.
-        groups: The user's groups; None for an image on its own.
-        copies: Equal for images of equal content; None where an image has no copy.
+        names: Stable names of the samples.
+        columns: Groups of the samples, in as many ways as there are: images that are equal in one
+            of them stay together; None for an image on its own.
     """
     first: dict[str, str] = {}
 
@@ -109,9 +111,8 @@ def joined_groups(
         return key
 
     keys = []
-    for name, group, copy in zip(names, groups, copies, strict=True):
-        own = [f"\0group {group}"] if group is not None else []
-        own += [f"\0copy {copy.hex()}"] if copy is not None else []
+    for name, *groups in zip(names, *columns, strict=True):
+        own = [f"\0{kind} {group!r}" for kind, group in enumerate(groups) if group is not None]
         for other in own[1:]:
             low, high = sorted((find(own[0]), find(other)))
             first[high] = low

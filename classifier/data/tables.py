@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from classifier.data.datasets import Augmentations, FilesDataset, Label, Sample
 from classifier.errors import ConfigError
 
@@ -52,6 +54,8 @@ class CsvImageDataset(FilesDataset):
         self.split = split
         self.group_column = group_column
         self.delimiter = delimiter
+        if delimiter == "":
+            raise ConfigError("delimiter", "is empty", got="", remedy="Write for example ';'")
         if (split_column is None) != (split is None):
             given, missing = ("split", "split_column") if split else ("split_column", "split")
             raise ConfigError(missing, f"is missing beside {given}", remedy="Write both or none")
@@ -109,7 +113,7 @@ class CsvImageDataset(FilesDataset):
         return rows
 
     def _label(self, value: Any) -> Label:
-        if isinstance(value, list | tuple) or (hasattr(value, "tolist") and hasattr(value, "ndim")):
+        if isinstance(value, list | tuple | np.ndarray):
             return _distinct(_text(item) for item in value)
         text = _text(value).strip()
         if self.delimiter is not None:
@@ -146,6 +150,7 @@ def _read(table: str) -> Any:
         separator = _SEPARATORS[kind]
         return pd.read_csv(
             file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig",
+            index_col=False,
             engine="python" if separator is None else "c",
         )  # fmt: skip
     except ImportError as error:
@@ -168,9 +173,13 @@ def _check_column(frame: Any, key: str, name: str | None) -> None:
 
 
 def _text(value: Any) -> str:
-    """A cell as text; whole numbers of a float column without their `.0`."""
-    if value is None or value != value:  # NaN is unlike itself
+    """A cell as text, nothing for a missing one; whole numbers of a float column without `.0`."""
+    from pandas import isna
+
+    if isna(value):
         return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

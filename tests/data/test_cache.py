@@ -20,7 +20,7 @@ from classifier import FolderImageDataset, ImageDataModule, RandomResizedCrop
 from classifier.data import cache as cache_module
 from classifier.data.augmentations import KeepingResize
 from classifier.data.cache import ImageCache
-from classifier.data.decoding import BadImageError
+from classifier.data.decoding import BadImageError, decode_image
 from classifier.errors import ConfigError, RunError
 from classifier.preprocessing import Preprocessing
 
@@ -73,16 +73,15 @@ def assert_right(cache: ImageCache) -> None:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The positions that are decoded from now on."""
-    seen: list[int] = []
-    load = FolderImageDataset.load
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded from now on."""
+    seen: list[str] = []
 
-    def noted(self: FolderImageDataset, index: int) -> Any:
-        seen.append(index)
-        return load(self, index)
+    def noted(file: Path, side: int | None) -> Any:
+        seen.append(file.name)
+        return decode_image(file, side)
 
-    monkeypatch.setattr(FolderImageDataset, "load", noted)
+    monkeypatch.setattr("classifier.data.datasets.decode_image", noted)
     return seen
 
 
@@ -95,22 +94,22 @@ def test_kept_pixels_are_those_of_the_files(photos: Path, tmp_path: Path, transf
     assert np.array_equal(again.load(3), cache.load(3))
 
 
-def test_second_run_decodes_nothing(photos: Path, tmp_path: Path, decoded: list[int]) -> None:
+def test_second_run_decodes_nothing(photos: Path, tmp_path: Path, decoded: list[str]) -> None:
     filled(photos, tmp_path / "cache")
-    assert sorted(decoded) == list(range(12))
+    assert sorted(decoded) == [f"{index:02d}.png" for index in range(12)]
     decoded.clear()
     again = filled(photos, tmp_path / "cache")
     assert decoded == []
     assert_right(again)
 
 
-def test_only_what_is_new_is_decoded(photos: Path, tmp_path: Path, decoded: list[int]) -> None:
+def test_only_what_is_new_is_decoded(photos: Path, tmp_path: Path, decoded: list[str]) -> None:
     filled(photos, tmp_path / "cache")
     decoded.clear()
     write_photo(photos / "dog" / "11b.png", 99)
     (photos / "cat" / "01.png").rename(photos / "cat" / "moved.png")
     cache = filled(photos, tmp_path / "cache")
-    assert [cache.dataset.samples[index].path for index in decoded] == ["dog/11b.png"]
+    assert decoded == ["11b.png"]
     assert_right(cache)
 
 
@@ -245,16 +244,52 @@ def test_folder_that_cannot_be_written_to_is_told(photos: Path, tmp_path: Path) 
 def test_file_that_changes_while_it_is_read_is_told(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = FolderImageDataset.load
-
-    def changing(self: FolderImageDataset, index: int) -> Any:
-        found = load(self, index)
-        write_photo(self.file(index), 1000 + index)
+    def changing(file: Path, side: int | None) -> Any:
+        found = decode_image(file, side)
+        write_photo(file, 1000)
         return found
 
-    monkeypatch.setattr(FolderImageDataset, "load", changing)
+    monkeypatch.setattr("classifier.data.datasets.decode_image", changing)
     with pytest.raises(RunError, match="changed while it was read"):
         filled(photos, tmp_path / "cache")
+
+
+def test_error_that_passes_is_not_kept(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(file: Path, side: int | None) -> Any:
+        raise BadImageError("Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("classifier.data.datasets.decode_image", failing)
+        cache = filled(photos, tmp_path / "cache")
+        with pytest.raises(BadImageError, match="Input/output error"):
+            cache.load(0)
+    assert cache.load(0).shape == (60, 80, 3)  # the file itself
+    assert_right(filled(photos, tmp_path / "cache"))
+
+
+class Inverted(FolderImageDataset):
+    """A data set whose own code makes something else of the files."""
+
+    def load(self, index: int) -> Any:
+        return 255 - super().load(index)
+
+
+def test_data_set_with_its_own_decoding_has_its_own_pixels(photos: Path, tmp_path: Path) -> None:
+    filled(photos, tmp_path / "cache")
+    resize = KeepingResize(None, PREPROCESSING, None)
+    cache = ImageCache(tmp_path / "cache", Inverted(str(photos)), resize, 2)
+    cache.fill(range(12))
+    assert_right(cache)
+
+
+def test_complete_cache_that_cannot_be_written_to_serves(photos: Path, tmp_path: Path) -> None:
+    cache = filled(photos, tmp_path / "cache")
+    for file in (cache.folder / "lock", cache.folder.parent / "files.bin"):
+        file.unlink(missing_ok=True)
+        file.mkdir()  # as little use as a read-only disk, for root too
+    assert_right(filled(photos, tmp_path / "cache"))
 
 
 # Through the data module

@@ -240,6 +240,11 @@ def test_near_duplicates_are_not_looked_for_without_the_library(
     assert look(entry(good)).near is None
 
 
+def test_near_copy_in_another_split_is_found_beside_a_nearer_one_in_the_same() -> None:
+    kinds = ["train", "train", "val", "val"]
+    assert groups_of([0b0, 0b1, 0b1110, 0b11110], kinds) == [[0, 1, 2, 3]]
+
+
 def test_groups_equal_a_plain_loop() -> None:
     rng = np.random.default_rng(0)
     # More than a block of 512 rows, with copies that differ in 0 to 8 bits.
@@ -254,13 +259,13 @@ def test_groups_equal_a_plain_loop() -> None:
         if (one ^ other).bit_count() <= 4
     }
     assert len(near) > 20
-    groups = groups_of(hashes, most=4)
+    groups = groups_of(hashes, ["train"] * len(hashes), most=4)
     assert sorted(tuple(sorted(group, reverse=True)) for group in groups) == sorted(near)
 
 
 def test_all_that_are_near_are_in_a_group() -> None:
-    assert groups_of([]) == []
-    assert groups_of([0b0, 0b1111, 0b11111111, 2**63 - 1], most=4) == [[0, 1, 2]]
+    assert groups_of([], []) == []
+    assert groups_of([0b0, 0b1111, 0b11111111, 2**63 - 1], ["val"] * 4, most=4) == [[0, 1, 2]]
 
 
 # Classes

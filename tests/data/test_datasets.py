@@ -124,3 +124,15 @@ class Stubborn(Dataset[Any]):
 
     def __len__(self) -> int:
         return 4
+
+
+def test_pipe_with_the_name_of_an_image_is_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_classes(tmp_path, 1)
+    os.mkfifo(tmp_path / "red" / "x.png")
+    (tmp_path / "red" / "loop.png").symlink_to("loop.png")
+    found = sorted(find_images(tmp_path))
+    assert found == ["blue/00.png", "green/00.png", "red/00.png", "red/loop.png"]
+    assert "1 x .png that is a pipe or device" in caplog.text

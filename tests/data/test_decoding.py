@@ -182,6 +182,23 @@ def test_cmyk_jpeg_and_what_is_no_jpeg_are_left_to_pillow() -> None:
     assert decode_jpeg(saved(photo(32, 48)), None, 32 * 48 - 1) is None
 
 
+def test_animation_that_ends_anywhere_is_whole_or_a_bad_image(tmp_path: Path) -> None:
+    frames = [photo(20, 30) for _ in range(3)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    data = (tmp_path / "x.gif").read_bytes()
+    for length in range(0, len(data), 7):
+        try:
+            assert decode_image(data[:length]).shape == (20, 30, 3)
+        except BadImageError as error:
+            assert str(error)
+
+
+def test_damaged_tags_beside_a_whole_picture_do_no_harm() -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\xff\xff\xff\xff"
+    for mode in ("RGB", "CMYK"):
+        assert decode_image(saved(photo(32, 48).convert(mode), exif=exif)).shape == (32, 48, 3)
+
+
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_truncated_jpeg_with_a_whole_thumbnail_is_an_error(part: float) -> None:
     thumbnail = b"Exif\0\0" + saved(photo(16, 16))

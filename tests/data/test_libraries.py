@@ -50,6 +50,14 @@ def test_saved_folder_gives_the_names_in_its_own_order(saved: Path) -> None:
     assert dataset.fingerprint(0) != dataset.fingerprint(1)
 
 
+def test_split_that_would_be_ignored_is_refused(saved: Path) -> None:
+    with pytest.raises(ConfigError, match="split: the folder holds one data set without splits"):
+        len(HuggingFaceDataset("saved/train", split="test", target_column="kind"))
+    assert len(HuggingFaceDataset("saved/train", target_column="kind")) == 3
+    with pytest.raises(ConfigError, match="split: FakeData has no splits, got 'test'"):
+        len(TorchvisionDataset("FakeData", split="test"))
+
+
 def test_list_column_is_several_labels(saved: Path) -> None:
     dataset = HuggingFaceDataset("saved", target_column="tags")
     assert dataset.is_multilabel
@@ -107,6 +115,17 @@ def test_data_set_of_the_hub_trains(saved: Path, config: Any, save: Any) -> None
     assert result is not None and result.status == "completed"
     names = (Path(result.output_dir) / "log.txt").read_text()
     assert "red 2, green 2, blue 2" in names
+
+
+def test_row_without_an_image_is_a_bad_image(workplace: Path) -> None:
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a"]))
+    rows = {"image": [None, {"bytes": b"", "path": None}], "label": [0, -1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk("none")
+    dataset = HuggingFaceDataset("none")
+    assert [sample.label for sample in dataset.samples] == ["a", None]
+    for index in range(2):
+        with pytest.raises(BadImageError, match="the row has no image"):
+            dataset.load(index)
 
 
 # torchvision
@@ -170,7 +189,7 @@ def test_names_of_deep_categories_are_found(workplace: Path) -> None:
         ({"name": "MINST"}, "name: torchvision has no such data set, got 'MINST'"),
         ({"name": "MINST"}, "Did you mean 'MNIST'?"),
         ({"name": "MNIST", "split": "val"}, "split: MNIST has train and test, got 'val'"),
-        ({"name": "CIFAR10"}, "name: CIFAR10 cannot be opened"),
+        ({"name": "CIFAR10"}, "name: cannot be opened in data (Dataset not found"),
         ({"name": "CIFAR10"}, "Write download: true to fetch it"),
     ],
 )

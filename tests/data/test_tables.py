@@ -84,6 +84,21 @@ def test_numbers_stay_the_labels_that_they_are(table: Path) -> None:
     assert "007" in CsvImageDataset(str(table)).class_names
 
 
+def test_nullable_columns_of_parquet_are_read(table: Path) -> None:
+    frame = pd.DataFrame(ROWS)
+    frame["label"] = pd.array([1, 2, None, 10], dtype="Int64")
+    frame["patient"] = pd.array(["a", None, "a", "b"], dtype="string")
+    frame.to_parquet(table.with_suffix(".parquet"))
+    dataset = CsvImageDataset(str(table.with_suffix(".parquet")), group_column="patient")
+    assert [sample[1:] for sample in dataset.samples] == [
+        ("2", None), ("1", "a"), ("10", "b"), (None, "a"),
+    ]  # fmt: skip
+    frame["label"] = pd.Series([["a"], None, [], ["b"]], dtype=object)
+    frame.to_parquet(table.with_suffix(".parquet"))
+    dataset = CsvImageDataset(str(table.with_suffix(".parquet")))
+    assert [sample.label for sample in dataset.samples] == [None, ("a",), ("b",), ()]
+
+
 def test_images_without_labels_can_be_listed(table: Path) -> None:
     dataset = CsvImageDataset(str(table), target_column=None)
     assert {sample.label for sample in dataset.samples} == {None}
@@ -96,6 +111,7 @@ def test_images_without_labels_can_be_listed(table: Path) -> None:
         ({"table": "pictures/a.png"}, "table: is no table, got 'pictures/a.png'"),
         ({"image_column": "file"}, "image_column: the table has no such column, got 'file'. The columns are path, label"),
         ({"target_column": "lable"}, "Did you mean 'label'?"),
+        ({"delimiter": ""}, "delimiter: is empty, got ''. Write for example ';'."),
         ({"split": "train"}, "split_column: is missing beside split"),
         ({"split_column": "split", "split": "val"}, "split: no row of pictures/table.csv has this value in split, got 'val'. The values are test, train"),
         ({"root": "elsewhere"}, "root: 4 of 4 images that pictures/table.csv lists are not there, for example elsewhere/b.png"),
