@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from classifier.errors import ConfigError
+from classifier.importing import is_own_class
 from classifier.trees import merge, override
 
 SECTIONS = ("model", "data", "trainer", "optuna")
@@ -240,8 +241,10 @@ def _is_import_path(key: str, value: str) -> bool:
 def check_trusted(config: Mapping[str, Any], allowed: frozenset[str], source: str) -> None:
     """Refuse a checkpoint's own configuration that names code from outside the trusted packages.
 
-    Runs on the raw tree: nothing that it names has been imported. Whatever looks like an import
-    path counts, wherever it stands: the parser takes a class also as a plain string, and callables.
+    Runs on the raw tree: of what it names only modules of trusted packages are imported. Whatever
+    looks like an import path counts, wherever it stands: the parser takes a class also as a plain
+    string, and functions. A function is no data, nor what a trusted module imports from elsewhere:
+    `torch.os.system` begins with a trusted name.
 
     Args:
         config: The configuration that a checkpoint carries.
@@ -257,6 +260,11 @@ def check_trusted(config: Mapping[str, Any], allowed: frozenset[str], source: st
             raise ConfigError(
                 key, f"the checkpoint {source} names code outside the trusted packages", got=path,
                 remedy=f"If you trust this checkpoint, add --allow_module {package}",
+            )  # fmt: skip
+        if package not in allowed and not is_own_class(path, TRUSTED_PACKAGES | allowed):
+            raise ConfigError(
+                key, f"the checkpoint {source} names what is no class of a trusted package",
+                got=path, remedy=f"If you trust this checkpoint, add --allow_module {package}",
             )  # fmt: skip
 
 

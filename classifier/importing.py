@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from classifier.errors import ConfigError
@@ -39,6 +40,33 @@ def import_path(path: str, key: str) -> Any:
             name=name, options=public_names(module),
         )  # fmt: skip
     return getattr(module, name)
+
+
+def is_own_class(path: str, packages: Collection[str]) -> bool:
+    """Whether a dotted path names a class that one of these packages defines, or nothing at all.
+
+    Args:
+        path: Its first part is one of the packages. Only their modules are imported.
+        packages: Top-level names.
+    """
+    *modules, name = path.strip().split(".")
+    try:
+        module = import_module(".".join(modules))
+    except ImportError:
+        # A module that another one has imported is no module of the package itself.
+        return not _exists(modules, name)
+    found = getattr(module, name, None)
+    if found is None or isinstance(found, ModuleType):
+        return True
+    return isinstance(found, type) and found.__module__.partition(".")[0] in packages
+
+
+def _exists(modules: list[str], name: str) -> bool:
+    """Whether a path leads anywhere through the attributes of its first module."""
+    found: Any = import_module(modules[0])
+    for part in (*modules[1:], name):
+        found = getattr(found, part, None)
+    return found is not None
 
 
 def public_names(module: Any) -> list[str]:

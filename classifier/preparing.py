@@ -13,6 +13,7 @@ from torch import Tensor
 
 from classifier.callbacks.cost import ModelCost
 from classifier.callbacks.metrics import MetricsLogger, task_of
+from classifier.checkpoints import CONFIG_KEY
 from classifier.errors import ConfigError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
 from classifier.model.losses import shown_weights
@@ -57,6 +58,7 @@ def prepare_training(
         model.build(**facts, resize_mode=getattr(data, "resize_mode", None))
     else:
         check_same_data(checkpoint[CHECKPOINT_KEY], facts)
+        check_same_batches(checkpoint, data)
         model.rebuild(dict(checkpoint))
         model.weigh_classes(facts["class_counts"])
     if model.loss_weights is not None:
@@ -140,6 +142,28 @@ def check_same_data(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             "ckpt_path", f"the checkpoint's classes are {', '.join(saved['class_names'])}; "
             f"the data's are {', '.join(names)}",
             remedy="Use the same class folders, or only_weights_load: true for a new training",
+        )  # fmt: skip
+
+
+def check_same_batches(checkpoint: Mapping[str, Any], data: Any) -> None:
+    """Refuse to go on within an epoch with batches of another size: images would be left out.
+
+    Args:
+        checkpoint: What the training resumes.
+        data: As the configuration made it.
+
+    Raises:
+        ConfigError: with both sizes.
+    """
+    saved = (checkpoint[CONFIG_KEY].get("data") or {}).get("init_args") or {}
+    before, now = saved.get("batch_size"), getattr(data, "batch_size", None)
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    within = progress["current"]["ready"] > 0 and not progress.get("is_last_batch")
+    if within and None not in (before, now) and before != now:
+        raise ConfigError(
+            "data.init_args.batch_size", f"the checkpoint stopped in the middle of an epoch with "
+            f"batches of {before}", got=now,
+            remedy=f"Write {before}, or only_weights_load: true for a new training",
         )  # fmt: skip
 
 

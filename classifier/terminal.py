@@ -73,7 +73,7 @@ class Log:
 
     def write_to(self, file: Path) -> None:
         """Write what was logged so far, and all that follows, to a file."""
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._early.setTarget(handler)
         self._early.flush()

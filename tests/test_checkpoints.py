@@ -215,6 +215,26 @@ def test_code_hides_in_no_other_form_of_the_configuration(
     assert not (workplace / "marker").exists()
 
 
+@pytest.mark.parametrize(
+    "path", ["torch.os.system", "torch.hub.os.system", "classifier.main", "torch.hub.load"]
+)
+def test_functions_behind_a_trusted_name_are_not_trusted(
+    trained: Path, workplace: Path, path: str
+) -> None:
+    folder = workplace / "evil" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "a; touch marker;.png").write_bytes(b"")
+    checkpoint = load_checkpoint(trained / "checkpoints/best.ckpt")
+    checkpoint["config"]["data"]["init_args"]["dataset_classes"]["test"] = {
+        "class_path": "torchvision.datasets.ImageFolder",
+        "init_args": {"root": "evil", "is_valid_file": path},
+    }
+    torch.save(checkpoint, "x.ckpt")
+    with pytest.raises(ConfigError, match="names what is no class of a trusted package"):
+        main(["--test", "--ckpt_path", "x.ckpt"])
+    assert not (workplace / "marker").exists()
+
+
 @pytest.mark.parametrize("damage", ["class_names", "network", "weights"])
 def test_checkpoint_whose_parts_do_not_fit_is_told_in_words(
     trained: Path, workplace: Path, damage: str

@@ -234,6 +234,16 @@ def test_last_does_not_repeat_what_was_resumed_and_finished(train: Any, interrup
     assert again.num_epochs == 1
 
 
+def test_resume_within_an_epoch_needs_batches_of_the_same_size(
+    train: Any, interrupted: Any
+) -> None:
+    interrupted()
+    words = ["--ckpt_path", "last", "--data.init_args.batch_size"]
+    with pytest.raises(ConfigError, match=r"middle of an epoch with batches of 8, got 4\. Write 8"):
+        train(*words, "4")
+    assert train(*words, "8").status == "completed"
+
+
 def test_interrupted_run_tells_how_far_it_came(interrupted: Any) -> None:
     saved = json.loads((interrupted() / "result.json").read_text())
     assert saved["num_steps"] == 5
