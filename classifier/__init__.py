@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from classifier.data.datamodule import ImageDataModule
     from classifier.data.datasets import ImageDataset
     from classifier.data.folders import FolderImageDataset
-    from classifier.data.libraries import HuggingFaceDataset, TorchvisionDataset
+    from classifier.data.hub_datasets import HuggingFaceDataset
     from classifier.data.tables import CsvImageDataset
+    from classifier.data.torchvision_datasets import TorchvisionDataset
     from classifier.entry import main
     from classifier.model.classifier import ImageClassifier
 
@@ -39,14 +40,14 @@ __all__ = [
 _HOMES = {
     "CsvImageDataset": "classifier.data.tables",
     "FolderImageDataset": "classifier.data.folders",
-    "HuggingFaceDataset": "classifier.data.libraries",
+    "HuggingFaceDataset": "classifier.data.hub_datasets",
     "ImageClassifier": "classifier.model.classifier",
     "ImageDataModule": "classifier.data.datamodule",
     "ImageDataset": "classifier.data.datasets",
     "MetricsLogger": "classifier.callbacks.metrics",
     "ModelCost": "classifier.callbacks.cost",
     "RandomResizedCrop": "classifier.data.augmentations",
-    "TorchvisionDataset": "classifier.data.libraries",
+    "TorchvisionDataset": "classifier.data.torchvision_datasets",
     "TorchvisionTransform": "classifier.data.augmentations",
     "main": "classifier.entry",
 }

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from classifier.data.presets import written_out
 from classifier.errors import ConfigError
+from classifier.importing import import_path
 from classifier.preprocessing import Preprocessing
 
 TransformList = list[A.BasicTransform | A.BaseCompose]
@@ -84,6 +86,28 @@ class Pipeline:
             `{"image": (3, H', W')}`: uint8, or float where the transforms normalise.
         """
         return {"image": to_tensor(self._compose(image=image)["image"])}
+
+
+def preset(name: str, key: str) -> TransformList:
+    """The transforms that the name of a preset stands for.
+
+    Args:
+        name: light, medium, strong, trivial_augment or rand_augment.
+        key: The configuration key that holds it, for the message.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    parent, _, stage = key.rpartition(".")
+    specs = written_out({stage: name}, parent)[stage]
+    return [_instantiated(spec) for spec in specs]
+
+
+def _instantiated(spec: Any) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    arguments = {name: _instantiated(value) for name, value in spec["init_args"].items()}
+    return import_path(spec["class_path"], "class_path")(**arguments)
 
 
 def to_tensor(image: Any) -> torch.Tensor:

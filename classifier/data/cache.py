@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 from classifier.data.datasets import FilesDataset, ImageDataset
 from classifier.data.decoding import BadImageError
-from classifier.data.libraries import HuggingFaceDataset, TorchvisionDataset
+from classifier.data.hub_datasets import HuggingFaceDataset
+from classifier.data.torchvision_datasets import TorchvisionDataset
 from classifier.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)

@@ -248,7 +248,8 @@ def _look(entry: Entry, hasher: Callable[[NDArray[np.uint8]], int] | None) -> Fi
     try:
         if entry.decodes:
             pixels = decode_image(content)
-            header = _header(content)
+            height, width = pixels.shape[:2]
+            header = _header(content) | {"width": width, "height": height}
             perceptual = None if hasher is None else hasher(pixels)
         else:
             header = _header(content)

@@ -14,8 +14,8 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from classifier.data import folders, libraries, tables  # noqa: F401  (named without their module)
-from classifier.data.augmentations import KeepingResize, TransformList, build_pipeline
+from classifier.data import folders, hub_datasets, tables, torchvision_datasets  # noqa: F401  (named without their module)
+from classifier.data.augmentations import KeepingResize, TransformList, build_pipeline, preset
 from classifier.data.cache import ImageCache
 from classifier.data.datasets import ImageDataset, sample_name
 from classifier.data.loading import (
@@ -61,7 +61,7 @@ class ImageDataModule(L.LightningDataModule):
             (light, medium, strong, trivial_augment, rand_augment); null is the encoder's own
             preprocessing. test and predict use val's.
         seed: Of the split, the shuffling and the augmentations; null is the run's seed_everything.
-        test_fraction: Part of train that is held out when test is null, in [0, 1); stratified.
+        test_fraction: Part of train that is held out when test is null, in [0, 1), null for none.
         folds: Parts of a stratified cross-validation, at least 2; val is then one of them.
         fold: Which part is validated on, from 0 to folds - 1.
         group_pattern: Regular expression on an image's path; its first group, or all that it
@@ -87,10 +87,10 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int = 32,
         num_workers: int = 4,
         create_dataset: bool = False,
-        val_fraction: float = 0.2,
+        val_fraction: float | None = 0.2,
         augmentations: dict[str, TransformList | None] | None = None,
         seed: int | None = None,
-        test_fraction: float = 0.0,
+        test_fraction: float | None = None,
         folds: int | None = None,
         fold: int = 0,
         group_pattern: str | None = None,
@@ -108,7 +108,12 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.create_dataset = create_dataset
-        self.augmentations = dict(augmentations or {})
+        self.augmentations = {
+            stage: preset(transforms, f"{AUGMENTATIONS}.{stage}")
+            if isinstance(transforms, str)
+            else transforms
+            for stage, transforms in (augmentations or {}).items()
+        }
         self.seed = seed
         self.sampler = sampler
         self.resize_mode = resize_mode
@@ -116,7 +121,7 @@ class ImageDataModule(L.LightningDataModule):
         self.cache_size = cache_size
         self.preprocessing: Preprocessing | None = None
         self.rules = Rules(
-            val_fraction, test_fraction, folds, fold, group_pattern, group_duplicates,
+            val_fraction or 0.0, test_fraction or 0.0, folds, fold, group_pattern, group_duplicates,
             tuple(class_names) if class_names is not None else None, on_bad_image, max_samples,
         )  # fmt: skip
         # Known from the data, or from a checkpoint, which sets them before `setup`.

@@ -121,7 +121,10 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
         except FileNotFoundError as error:
             raise RunError(f"{self.describe(index)}: the file vanished after the scan") from error
         except BadImageError as error:
-            raise RunError(f"{self.describe(index)}: {error}") from error
+            raise RunError(
+                f"{self.describe(index)}: {error}. --check lists all such files; "
+                "data.init_args.on_bad_image: skip leaves them out"
+            ) from error
         if self.augmentations is not None:
             image = self.augmentations(image=image)["image"]
         return image, self.targets[index]

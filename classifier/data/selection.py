@@ -20,6 +20,9 @@ from classifier.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
+
+
 @dataclass(frozen=True)
 class Members:
     """The images of one stage.
@@ -90,6 +93,11 @@ class Selection:
                     got=next(name for name in self._class_names if "|" in name),
                     remedy="Rename the class",
                 )  # fmt: skip
+            if len(_SPLIT_NAMES & set(self._class_names)) > 1:
+                log.warning(
+                    "the classes are called %s: is %s one folder too high?",
+                    ", ".join(self._class_names), f"{key}.init_args.root",
+                )  # fmt: skip
             if len(self._class_names) < (1 if self.task == "multilabel" else 2):
                 raise ConfigError(
                     key, "needs at least two classes", got=self._class_names,
@@ -155,9 +163,10 @@ class Selection:
         ]
         if without:
             raise ConfigError(
-                key, f"has {len(without)} images without a class",
+                key, f"has {len(without)} image{'s' * (len(without) > 1)} without a class",
                 got=_described(dataset, without[0]),
-                remedy="Move every image into the folder of its class, or fill in its label",
+                remedy="Move every image into the folder of its class, or fill in its label; a "
+                "table of images with several labels, or none, needs a delimiter",
             )  # fmt: skip
         index = [places.get(label, -1) for label in own]
         mapped = [tuple(index[n] for n in _as_tuple(target)) for target in given]
@@ -185,9 +194,16 @@ class Selection:
         indices = list(range(len(targets)))
         if origin == "train":
             indices = self._split(targets)[name]
+        if self.is_held_out(name):
+            self._tell_missing(name, [targets[index] for index in indices])
         skipped = self._unreadable(source, indices)
         indices = [index for index in indices if index not in skipped]
         if name == "train" and self.rules.max_samples is not None:
+            if self.rules.max_samples < len(self.class_names):
+                raise ConfigError(
+                    f"{DATA}.max_samples", f"is fewer than the {len(self.class_names)} classes",
+                    got=self.rules.max_samples, remedy="Write a larger number",
+                )  # fmt: skip
             names = [sample_name(source, index) for index in indices]
             kinds = [_as_tuple(targets[index]) for index in indices]
             part = balanced_part(names, kinds, self.rules.max_samples, self.rules.seed)
@@ -199,6 +215,14 @@ class Selection:
                 "group_duplicates" if self.is_held_out(name) else "",
             )  # fmt: skip
         return Members(source, indices, [targets[index] for index in indices], skipped)
+
+    def _tell_missing(self, name: str, targets: Sequence[Any]) -> None:
+        counts = class_counts(targets, len(self.class_names))
+        missing = [label for label, n in zip(self.class_names, counts, strict=True) if not n]
+        if missing:
+            log.warning(
+                "%s, which is held out of train, has no images of: %s", name, ", ".join(missing)
+            )
 
     def _split(self, targets: Sequence[Any]) -> dict[str, list[int]]:
         """The positions of train's images in train, val and test."""
@@ -231,6 +255,7 @@ class Selection:
         classes = [samples[1][index] for index in left]
         groups = [samples[2][index] for index in left]
         if name == "val" and rules.folds is not None:
+            log.info("val is fold %d of %d, counted from 0", rules.fold, rules.folds)
             try:
                 kept, held = fold_of(classes, groups, rules.folds, rules.fold, rules.seed)
             except ValueError as error:
@@ -252,9 +277,12 @@ class Selection:
             own = [sample.group for sample in source.samples]
             if rules.group_duplicates and source.finds_copies:
                 (copies,) = find_copies([source], rules.num_threads)
-                number = sum(found is not None for found in copies)
-                if number:
-                    log.info("%d images are copies of another one; copies stay together", number)
+                twins = [found for found in copies if found is not None]
+                if twins:
+                    log.info(
+                        "%d images are there more than once (%d files); copies stay together",
+                        len(set(twins)), len(twins),
+                    )  # fmt: skip
         if rules.group_pattern is not None:
             matched = [_matched(rules.group_pattern, name) for name in names]
             if not any(matched):

@@ -53,8 +53,18 @@ def hold_out(
             for name, number in own.items():
                 needed[name] = max(0, needed[name] - number)
                 remaining[name] -= number
-    if not held:
-        held.update(_smallest(counts, remaining, seed))
+    # A class of which every group was too large gets the smallest that can be spared.
+    for name in sorted(remaining):
+        if any(name in counts[group] for group in held):
+            continue
+        able = [
+            group
+            for group, own in counts.items()
+            if name in own and all(remaining[n] > own[n] for n in own)
+        ]
+        for group in sorted(able, key=lambda g: (counts[g].total(), _rank(g, seed)))[:1]:
+            held.add(group)
+            remaining.subtract(counts[group])
     held_out = sorted(index for group in held for index in members[group])
     chosen = set(held_out)
     return [index for index in range(len(names)) if index not in chosen], held_out
@@ -143,14 +153,6 @@ def balanced_part(
 def _count(classes: Sequence[Classes], indices: Sequence[int] | range) -> Counter[int]:
     """Samples of each class; those without any are a class of their own, -1."""
     return Counter(name for index in indices for name in classes[index] or (-1,))
-
-
-def _smallest(
-    counts: dict[str, Counter[int]], remaining: Counter[int], seed: int | str
-) -> list[str]:
-    """Where no group is small enough: the smallest one that leaves something of every class."""
-    able = [g for g, own in counts.items() if all(remaining[n] > own[n] for n in own)]
-    return sorted(able, key=lambda group: (counts[group].total(), _rank(group, seed)))[:1]
 
 
 def _rank(name: str, seed: int | str) -> bytes:

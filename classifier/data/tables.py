@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 
 from classifier.data.datasets import Augmentations, FilesDataset, Label, Sample
 from classifier.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": None}
 _PARQUET = (".parquet", ".pq")
@@ -94,6 +97,7 @@ class CsvImageDataset(FilesDataset):
         ]
         found = [Sample(*row) for row in zip(paths, labels, groups, strict=True)]
         self._check_files(paths)
+        self._tell_of_delimiters(labels)
         return sorted(found, key=lambda sample: sample.path)
 
     def file(self, index: int) -> Path:
@@ -122,12 +126,31 @@ class CsvImageDataset(FilesDataset):
 
     def _check_files(self, paths: Sequence[str]) -> None:
         missing = [path for path in paths if not os.path.isfile(self.root / path)]
-        if missing:
+        if len(missing) == len(paths):
             raise ConfigError(
-                "root", f"{len(missing)} of {len(paths)} images that {self.table} lists are not "
-                f"there, for example {self.root / missing[0]}",
+                "root", f"none of the {len(paths)} images that {self.table} lists is there, for "
+                f"example {self.root / missing[0]}",
                 got=str(self.root), remedy="Write the folder that the paths start at",
             )  # fmt: skip
+        if missing:
+            raise ConfigError(
+                "table", f"{len(missing)} of the {len(paths)} images that it lists are not in "
+                f"{self.root}: {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}",
+                got=self.table, remedy="Correct or remove these rows",
+            )  # fmt: skip
+
+    def _tell_of_delimiters(self, labels: Sequence[Label]) -> None:
+        """Warn where one label looks like several of the others, written into one cell."""
+        names = {label for label in labels if isinstance(label, str)}
+        for sign in ";|,":
+            for name in sorted(names):
+                parts = [part.strip() for part in name.split(sign)]
+                if len(parts) > 1 and names.issuperset(parts):
+                    log.warning(
+                        "%s: the label %r looks like several: is delimiter: %r meant?",
+                        self.table, name, sign,
+                    )  # fmt: skip
+                    return
 
 
 def _read(table: str) -> Any:

@@ -42,6 +42,17 @@ def test_preset_is_written_out_and_trains(name: str, config: Any, save: Any, cap
     assert other.metrics == one.metrics
 
 
+def test_preset_works_from_python() -> None:
+    from classifier import FolderImageDataset, ImageDataModule
+
+    data = ImageDataModule({"train": FolderImageDataset(".")}, augmentations={"train": "strong"})  # type: ignore[dict-item]
+    first, *_, last = data.augmentations["train"] or []
+    assert isinstance(first, RandomResizedCrop)
+    assert isinstance(last, TorchvisionTransform)
+    with pytest.raises(ConfigError, match=r"augmentations\.val: no such preset, got 'soft'"):
+        ImageDataModule({}, augmentations={"val": "soft"})  # type: ignore[dict-item]
+
+
 def test_unknown_preset_is_told(config: Any, save: Any) -> None:
     config["data"]["init_args"]["augmentations"]["train"] = "medum"
     with pytest.raises(ConfigError) as caught:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from classifier.data.datasets import Sample
 from classifier.data.decoding import BadImageError
-from classifier.data.libraries import HuggingFaceDataset, TorchvisionDataset
+from classifier.data.hub_datasets import HuggingFaceDataset
+from classifier.data.torchvision_datasets import TorchvisionDataset
 from classifier.errors import ConfigError
 from tests.conftest import COLOURS, write_classes, write_image
 
@@ -189,8 +190,9 @@ def test_names_of_deep_categories_are_found(workplace: Path) -> None:
         ({"name": "MINST"}, "name: torchvision has no such data set, got 'MINST'"),
         ({"name": "MINST"}, "Did you mean 'MNIST'?"),
         ({"name": "MNIST", "split": "val"}, "split: MNIST has train and test, got 'val'"),
-        ({"name": "CIFAR10"}, "name: cannot be opened in data (Dataset not found"),
-        ({"name": "CIFAR10"}, "Write download: true to fetch it"),
+        ({"name": "OxfordIIITPet"}, "split: OxfordIIITPet cannot be opened (Unknown value 'train'"),
+        ({"name": "CIFAR10"}, "name: CIFAR10 cannot be opened (Dataset not found"),
+        ({"name": "CIFAR10"}, "Write download: true, or give the folder"),
     ],
 )
 def test_torchvision_mistake_is_told(workplace: Path, arguments: Any, message: str) -> None:

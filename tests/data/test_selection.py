@@ -282,6 +282,27 @@ def test_balanced_training_repeats_bit_for_bit(config: Any, save: Any) -> None:
     assert one.metrics == other.metrics
 
 
+def test_part_smaller_than_the_classes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_samples: is fewer than the 2 classes, got 1"):
+        module(Painted(["a", "b"] * 9), max_samples=1).stage("train")
+
+
+def test_class_that_a_held_out_split_lacks_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    module(Painted(["a", "b"] * 9 + ["c"])).stage("val")
+    assert "val, which is held out of train, has no images of: c" in caplog.text
+
+
+def test_folders_of_splits_taken_for_classes_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    module(Painted(["train", "val"] * 9))
+    assert "the classes are called train, val: is " in caplog.text
+
+
+def test_fractions_can_be_null() -> None:
+    data = module(Painted(["a", "b"] * 9), val_fraction=None, test_fraction=None)
+    assert not data.has_validation()
+    assert len(data.stage("train")) == 18
+
+
 def test_max_samples_takes_from_the_classes_alike() -> None:
     data = module(Painted(["many"] * 90 + ["few"] * 6), val_fraction=0.0, max_samples=20)
     assert Counter(data.stage("train").targets) == {1: 14, 0: 6}

@@ -70,6 +70,16 @@ def test_groups_come_near_the_fraction() -> None:
     assert max(shares) < 0.25
 
 
+def test_class_whose_groups_are_all_mixed_is_held_out_too() -> None:
+    # Every image of class 1 is in a group with three of class 0.
+    classes = [(0,), (0,), (0,), (1,)] * 6 + [(0,)] * 40
+    groups = [f"mixed {i // 4}" for i in range(24)] + [f"alone {i}" for i in range(40)]
+    names = [str(i) for i in range(64)]
+    for seed in range(20):
+        kept, held = hold_out(names, classes, groups, 0.1, seed)
+        assert {classes[i] for i in held} == {classes[i] for i in kept} == {(0,), (1,)}
+
+
 def test_one_large_group_beside_a_small_one_leaves_something_on_both_sides() -> None:
     groups = ["large"] * 9 + ["small"]
     kept, held = hold_out([str(i) for i in range(10)], [(0,)] * 10, groups, 0.2, 1)

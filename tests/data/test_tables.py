@@ -84,6 +84,28 @@ def test_numbers_stay_the_labels_that_they_are(table: Path) -> None:
     assert "007" in CsvImageDataset(str(table)).class_names
 
 
+def test_rows_without_a_file_are_named(table: Path) -> None:
+    (table.parent / "d.png").unlink()
+    with pytest.raises(ConfigError) as caught:
+        CsvImageDataset("pictures/table.csv").scan()
+    assert str(caught.value) == (
+        "table: 1 of the 4 images that it lists are not in pictures: d.png, "
+        "got 'pictures/table.csv'. Correct or remove these rows."
+    )
+
+
+def test_forgotten_delimiter_is_told(table: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.DataFrame({**ROWS, "label": ["a", "b", "a; b", "a,b"]})
+    frame.to_csv(table, index=False)
+    CsvImageDataset(str(table)).scan()
+    assert "the label 'a; b' looks like several: is delimiter: ';' meant?" in caplog.text
+    caplog.clear()
+    frame["label"] = ["Doe, Jane", "b", "a", "c;d"]
+    frame.to_csv(table, index=False)
+    CsvImageDataset(str(table)).scan()
+    assert not caplog.text
+
+
 def test_nullable_columns_of_parquet_are_read(table: Path) -> None:
     frame = pd.DataFrame(ROWS)
     frame["label"] = pd.array([1, 2, None, 10], dtype="Int64")
@@ -114,7 +136,7 @@ def test_images_without_labels_can_be_listed(table: Path) -> None:
         ({"delimiter": ""}, "delimiter: is empty, got ''. Write for example ';'."),
         ({"split": "train"}, "split_column: is missing beside split"),
         ({"split_column": "split", "split": "val"}, "split: no row of pictures/table.csv has this value in split, got 'val'. The values are test, train"),
-        ({"root": "elsewhere"}, "root: 4 of 4 images that pictures/table.csv lists are not there, for example elsewhere/b.png"),
+        ({"root": "elsewhere"}, "root: none of the 4 images that pictures/table.csv lists is there, for example elsewhere/b.png"),
     ],
 )  # fmt: skip
 def test_mistake_is_told_with_its_key(table: Path, arguments: dict[str, Any], message: str) -> None:
