@@ -100,6 +100,49 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_same_batches(checkpoint: Mapping[str, Any], now: int | None) -> None:
+    """Refuse to go on within an epoch with batches of another size: images would be left out.
+
+    Args:
+        checkpoint: What the training resumes.
+        now: The batch size of the data module; None where it has none.
+
+    Raises:
+        ConfigError: with both sizes.
+    """
+    saved = (checkpoint[CONFIG_KEY].get("data") or {}).get("init_args") or {}
+    before = saved.get("batch_size")
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    within = progress["current"]["ready"] > 0 and not progress.get("is_last_batch")
+    if within and None not in (before, now) and before != now:
+        raise ConfigError(
+            "data.init_args.batch_size", f"the checkpoint stopped in the middle of an epoch with "
+            f"batches of {before}", got=now,
+            remedy=f"Write {before}, or only_weights_load: true for a new training",
+        )  # fmt: skip
+
+
+def check_unfinished(checkpoint: Mapping[str, Any] | None, epochs: int | None) -> None:
+    """Refuse to go on with a training that has nothing left to do.
+
+    Args:
+        checkpoint: What is resumed; None for nothing.
+        epochs: As the configuration has them; None or negative for no end.
+
+    Raises:
+        ConfigError: the checkpoint has trained as many.
+    """
+    if checkpoint is None or epochs is None or epochs < 0:
+        return
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    done = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
+    if done >= epochs:
+        raise ConfigError(
+            "trainer.max_epochs", f"the checkpoint has trained {done} epochs already",
+            got=epochs, remedy="Write a larger number to go on",
+        )  # fmt: skip
+
+
 def _unreadable(path: Path) -> ConfigError:
     with path.open("rb") as file:
         start = file.read(2)

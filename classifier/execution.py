@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from classifier.arguments import Command
 from classifier.callbacks.recorder import RunRecorder
-from classifier.checkpoints import CONFIG_KEY, load_checkpoint
+from classifier.checkpoints import CONFIG_KEY, check_unfinished, load_checkpoint
 from classifier.cli import ClassifierCLI, print_all_keys
 from classifier.config import (
     SECTIONS,
@@ -38,6 +38,7 @@ from classifier.preparing import (
     known_names,
     load_weights,
     logs_known_names_only,
+    prepare_check,
     prepare_evaluation,
     prepare_training,
 )
@@ -208,20 +209,21 @@ class _Job:
         resumed = None if only_weights else self.checkpoint
         if only_weights and self.checkpoint is not None:
             model.pretrained = False  # type: ignore[assignment]  # the checkpoint has the weights
-        self._check_unfinished(resumed, arguments)
+        check_unfinished(resumed, arguments.get("max_epochs"))
         callbacks: list[Callback] = as_list(arguments.get("callbacks"))
         check_monitors(callbacks, model, data, callbacks)
         trainer = build_trainer(arguments, "train", default_monitor(callbacks, data))
-        try:
+        missing = None
+        if self._looks_at(data):
+            missing = prepare_check(model, data, resumed, from_weights=only_weights)
+        else:
             prepare_training(model, data, resumed, from_weights=only_weights)
-        except RunError as error:
-            if not (self._looks_at(data) and isinstance(error.__cause__, OSError)):
-                raise  # else it is a bad image, one of those that the check lists
         check_metrics(callbacks, model)
         if only_weights and self.checkpoint is not None:
             load_weights(model, self.checkpoint)
         if self.command.mode == "check":
-            return self._check(cli, data, self._survey(cli, trainer, model, data, callbacks))
+            facts = self._survey(cli, trainer, model, data, callbacks)
+            return self._check(cli, data, facts, missing)
         run = self._create_run("train", cli)
         source = self.checkpoint_file if resumed is not None else None
         history = source.parent.parent / "metrics.csv" if source is not None else None
@@ -239,7 +241,9 @@ class _Job:
         in_check = self.command.mode == "check" and trial_folder() is None
         return in_check and isinstance(data, ImageDataModule)
 
-    def _check(self, cli: ClassifierCLI, data: Any, facts: dict[str, Any]) -> Result | None:
+    def _check(
+        self, cli: ClassifierCLI, data: Any, facts: dict[str, Any], missing: ConfigError | None
+    ) -> Result | None:
         lines = [data.summary()] if isinstance(data, ImageDataModule) else []
         lines += facts.get("lines", ())
         configs = ", ".join(self.command.configs)
@@ -254,10 +258,12 @@ class _Job:
 
         entries = entries_of(data)  # its mistakes are the configuration's: before a folder is made
         run = self._create_run("check", cli)
-        for line in (f"{configs}: the configuration is in order", *lines):
+        for line in (f"{configs}: the configuration can be read", *lines):
             show(line)
         strict = self.command.strict
-        return self._carry_out(run, lambda: verify(data, entries, run, self.experiment, strict))
+        return self._carry_out(
+            run, lambda: verify(data, entries, run, self.experiment, strict, missing)
+        )
 
     def _survey(
         self, cli: ClassifierCLI, trainer: Any, model: Any, data: Any, callbacks: list[Callback]
@@ -274,20 +280,6 @@ class _Job:
             config, cli.plain(), self.sweep, names, trainer,
             class_facts=class_facts(data), closed=closed,
         )  # fmt: skip
-
-    def _check_unfinished(
-        self, checkpoint: Mapping[str, Any] | None, arguments: Mapping[str, Any]
-    ) -> None:
-        epochs = arguments.get("max_epochs")
-        if checkpoint is None or epochs is None or epochs < 0:
-            return
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        done = checkpoint["epoch"] + bool(progress.get("is_last_batch"))
-        if done >= epochs:
-            raise ConfigError(
-                "trainer.max_epochs", f"the checkpoint has trained {done} epochs already",
-                got=epochs, remedy="Write a larger number to go on",
-            )  # fmt: skip
 
     def _evaluate(self, cli: ClassifierCLI) -> Result:
         assert self.checkpoint is not None

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from classifier.callbacks.cost import ModelCost
 from classifier.callbacks.metrics import MetricsLogger, task_of
-from classifier.checkpoints import CONFIG_KEY
-from classifier.errors import ConfigError
+from classifier.checkpoints import check_same_batches
+from classifier.errors import ConfigError, RunError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
+from classifier.model.encoders import PRETRAINED
 from classifier.model.losses import shown_weights
 from classifier.model.tasks import MULTICLASS, class_facts
 
@@ -58,7 +59,7 @@ def prepare_training(
         model.build(**facts, resize_mode=getattr(data, "resize_mode", None))
     else:
         check_same_data(checkpoint[CHECKPOINT_KEY], facts)
-        check_same_batches(checkpoint, data)
+        check_same_batches(checkpoint, getattr(data, "batch_size", None))
         model.rebuild(dict(checkpoint))
         model.weigh_classes(facts["class_counts"])
     if model.loss_weights is not None:
@@ -70,6 +71,36 @@ def prepare_training(
     for name in ("train", "val"):
         if hasattr(data, "stage") and (name == "train" or data.has_validation()):
             _check_image(model, data.stage(name), name)
+
+
+def prepare_check(
+    model: L.LightningModule, data: Any, checkpoint: Mapping[str, Any] | None, *, from_weights: bool
+) -> ConfigError | None:
+    """The same before a look at all images, which needs no weights and no whole image.
+
+    Args:
+        model: As the configuration made it.
+        data: As the configuration made it.
+        checkpoint: What the training would resume.
+        from_weights: The weights of a checkpoint would come afterwards.
+
+    Returns:
+        What is wrong with the weights, to be told after the images.
+    """
+    missing: ConfigError | None = None
+    try:
+        try:
+            prepare_training(model, data, checkpoint, from_weights=from_weights)
+        except ConfigError as error:
+            if error.key != PRETRAINED:
+                raise
+            missing = error
+            model.pretrained = False  # type: ignore[assignment]
+            prepare_training(model, data, checkpoint, from_weights=from_weights)
+    except RunError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise  # else it is a bad image, one of those that the check lists
+    return missing
 
 
 def prepare_evaluation(
@@ -142,28 +173,6 @@ def check_same_data(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             "ckpt_path", f"the checkpoint's classes are {', '.join(saved['class_names'])}; "
             f"the data's are {', '.join(names)}",
             remedy="Use the same class folders, or only_weights_load: true for a new training",
-        )  # fmt: skip
-
-
-def check_same_batches(checkpoint: Mapping[str, Any], data: Any) -> None:
-    """Refuse to go on within an epoch with batches of another size: images would be left out.
-
-    Args:
-        checkpoint: What the training resumes.
-        data: As the configuration made it.
-
-    Raises:
-        ConfigError: with both sizes.
-    """
-    saved = (checkpoint[CONFIG_KEY].get("data") or {}).get("init_args") or {}
-    before, now = saved.get("batch_size"), getattr(data, "batch_size", None)
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    within = progress["current"]["ready"] > 0 and not progress.get("is_last_batch")
-    if within and None not in (before, now) and before != now:
-        raise ConfigError(
-            "data.init_args.batch_size", f"the checkpoint stopped in the middle of an epoch with "
-            f"batches of {before}", got=now,
-            remedy=f"Write {before}, or only_weights_load: true for a new training",
         )  # fmt: skip
 
 

@@ -18,7 +18,14 @@ _DATASETS = "data.init_args.dataset_classes"
 _FEW = 3  # items of a finding on the terminal; the page has more, data.json all
 
 
-def verify(data: Any, entries: Sequence[Entry], run: Run, title: str, strict: bool) -> None:
+def verify(
+    data: Any,
+    entries: Sequence[Entry],
+    run: Run,
+    title: str,
+    strict: bool,
+    missing: ConfigError | None = None,
+) -> None:
     """Look at every image, write the report, and refuse what training would refuse.
 
     Args:
@@ -27,9 +34,11 @@ def verify(data: Any, entries: Sequence[Entry], run: Run, title: str, strict: bo
         run: Whose folder gets the report.
         title: Name of the experiment.
         strict: Refuse every finding, not only errors.
+        missing: What is wrong with the model's weights.
 
     Raises:
-        ConfigError: images that training would refuse, or with `strict` any finding.
+        ConfigError: weights that cannot be had, images that training would refuse, or with `strict`
+            any finding.
     """
     preprocessing = data.preprocessing or Preprocessing()
     facts = inspect(entries, data.class_names, _input_size(data, preprocessing))
@@ -51,7 +60,7 @@ def verify(data: Any, entries: Sequence[Entry], run: Run, title: str, strict: bo
     show(summary(facts, findings))
     show(f"report: {page}")
     given = {name for name, dataset in data.dataset_classes.items() if dataset is not None}
-    _refuse(findings, given, strict, page)
+    _refuse(findings, given, strict, page, missing)
 
 
 def _input_size(data: Any, preprocessing: Preprocessing) -> tuple[int, int]:
@@ -69,19 +78,25 @@ def _first(finding: Finding) -> list[str]:
     return [*lines, f"... and {more} more"] if more > 0 else lines
 
 
-def _refuse(findings: Sequence[Finding], given: set[str], strict: bool, page: str) -> None:
-    errors = [finding for finding in findings if finding.severity == ERROR]
-    if errors:
-        raise ConfigError.together(
-            [
-                ConfigError(
-                    f"{_DATASETS}.{finding.stage if finding.stage in given else 'train'}",
-                    f"{finding.message} ({'; '.join(_first(finding))})",
-                    remedy=f"Replace or remove what is named in {one_line(page)}",
-                )
-                for finding in errors
-            ]
+def _refuse(
+    findings: Sequence[Finding],
+    given: set[str],
+    strict: bool,
+    page: str,
+    missing: ConfigError | None,
+) -> None:
+    errors = [
+        ConfigError(
+            f"{_DATASETS}.{finding.stage if finding.stage in given else 'train'}",
+            f"{finding.message} ({'; '.join(_first(finding))})",
+            remedy=f"Replace or remove what is named in {one_line(page)}",
         )
+        for finding in findings
+        if finding.severity == ERROR
+    ]
+    errors += [missing] if missing is not None else []
+    if errors:
+        raise ConfigError.together(errors)
     if strict and findings:
         raise ConfigError(
             "--strict", f"the data has {len(findings)} finding{'s' * (len(findings) > 1)} "

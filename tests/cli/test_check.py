@@ -58,7 +58,7 @@ def test_good_data_ends_well_and_leaves_a_folder(check: Any, workplace: Path, ca
     assert (saved["mode"], saved["status"]) == ("check", "completed")
     lines = capfd.readouterr().out.splitlines()
     assert lines[0] == lines[-1] == result.output_dir
-    assert lines[1] == "cfg.yaml: the configuration is in order"
+    assert lines[1] == "cfg.yaml: the configuration can be read"
     assert "45 images (train 24, val 6, test 12, predict 3): no findings" in lines
     assert f"report: {result.output_dir}/report/data.html" in lines
 
@@ -262,3 +262,17 @@ def test_saved_configuration_has_no_mode_flag(check: Any, workplace: Path) -> No
     check()
     saved = yaml.safe_load((only_folder(workplace) / "config.yaml").read_text())
     assert not {"check", "strict"} & set(saved)
+
+
+def test_data_is_looked_at_before_missing_weights_are_told(
+    config: Any, save: Any, workplace: Path
+) -> None:
+    config["model"]["init_args"] |= {"model_name": "timm/resnetaa34d", "pretrained": True}
+    with pytest.raises(ConfigError, match=r"model\.init_args\.pretrained: "):
+        main(["--check", "--config", save(config)])
+    assert report(workplace)["findings"] is not None
+    saved = json.loads((only_folder(workplace) / "result.json").read_text())
+    assert saved["status"] == "failed"
+    with pytest.raises(ConfigError, match=r"model\.init_args\.pretrained: "):
+        main(["--config", save(config)])  # a training makes no folder
+    assert only_folder(workplace)
