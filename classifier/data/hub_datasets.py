@@ -129,17 +129,18 @@ class HuggingFaceDataset(ImageDataset):
         occurring: list[str] = super().class_names
         return occurring
 
-    def scan(self) -> Sequence[Sample]:
-        """Paths and labels of all rows, in the data set's order."""
+    @cached_property
+    def _paths(self) -> list[str]:
+        """A distinct name for every row: its path, as far as the table knows one."""
         from pyarrow import compute  # comes with datasets
 
-        rows, column = self._rows, self._label_column
         # Of the table on disk only the paths are read, not the images' bytes beside them.
-        name = self._image_column(rows.features)
-        table = rows.select_columns([name]).with_format("arrow")[:]
+        name = self._image_column(self._rows.features)
+        table = self._rows.select_columns([name]).with_format("arrow")[:]
         found = compute.struct_field(table.column(name), "path").to_pylist()
-        folders = {os.path.dirname(path) for path in found if path}
-        root = os.path.commonpath(folders) if len(folders) > 1 and all(folders) else None
+        folders = {os.path.dirname(path or "") for path in found}
+        whole = len(folders) > 1 and all(map(os.path.isabs, folders))
+        root = os.path.commonpath(folders) if whole else None
         paths = [
             f"{index:08d}"
             if not path
@@ -150,14 +151,22 @@ class HuggingFaceDataset(ImageDataset):
         ]
         if len(set(paths)) < len(paths):
             paths = [f"{index:08d}/{path}" for index, path in enumerate(paths)]
-        values = [None] * len(paths) if column is None else list(rows[column])
-        feature = _class_label(rows.features[column]) if column is not None else None
-        return [
-            Sample(path, _label(value, feature)) for path, value in zip(paths, values, strict=True)
-        ]
+        return paths
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """The rows by their paths, as predictions.csv has them."""
+        return sorted(range(len(self._paths)), key=lambda row: self._paths[row])
+
+    def scan(self) -> Sequence[Sample]:
+        """Paths and labels of all rows, in the order of their paths."""
+        column = self._label_column
+        values = [None] * len(self._rows) if column is None else list(self._rows[column])
+        feature = _class_label(self._rows.features[column]) if column is not None else None
+        return [Sample(self._paths[row], _label(values[row], feature)) for row in self._order]
 
     def load(self, index: int) -> NDArray[np.uint8]:
-        """Decode row `index`."""
+        """Decode sample `index`."""
         return decode_image(self._bytes(index), self.min_side)
 
     def fingerprint(self, index: int) -> bytes:
@@ -165,7 +174,7 @@ class HuggingFaceDataset(ImageDataset):
         return hashlib.blake2b(self._bytes(index), digest_size=16).digest()
 
     def _bytes(self, index: int) -> bytes:
-        image = self._rows[index][self._image_column(self._rows.features)]
+        image = self._rows[self._order[index]][self._image_column(self._rows.features)]
         if image is None or not (image["bytes"] or image["path"]):
             raise BadImageError("the row has no image")
         return image["bytes"] or Path(image["path"]).read_bytes()

@@ -27,14 +27,15 @@ def saved(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set dictionary on disk, with class labels in an order of their own."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     files = [write_image(workplace / f"{i}.png", c, i) for i, c in enumerate(COLOURS.values())]
+    files.reverse()
     features = datasets.Features(
         image=datasets.Image(), kind=datasets.ClassLabel(names=["red", "green", "blue"]),
         tags=datasets.Sequence(datasets.ClassLabel(names=["cold", "warm"])),
         text=datasets.Value("string"),
     )  # fmt: skip
     rows = {
-        "image": [str(file) for file in files], "kind": [2, 1, 0], "tags": [[0], [], [1, 1]],
-        "text": ["blue", "green", "red"],
+        "image": [str(file) for file in files], "kind": [0, 1, 2], "tags": [[1, 1], [], [0]],
+        "text": ["red", "green", "blue"],
     }  # fmt: skip
     train = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": train, "test": train.select([0])}).save_to_disk("saved")
@@ -110,6 +111,10 @@ def test_missing_library_is_told(workplace: Path, monkeypatch: pytest.MonkeyPatc
 def test_data_set_of_the_hub_trains(saved: Path, config: Any, save: Any) -> None:
     from classifier import main
 
+    # The rows stand in the order of their paths.
+    assert [sample.path for sample in HuggingFaceDataset("saved", target_column="kind").samples] == [
+        "0.png", "1.png", "2.png",
+    ]  # fmt: skip
     part = {"class_path": "HuggingFaceDataset", "init_args": {"name": "saved", "target_column": "kind"}}  # fmt: skip
     config["data"]["init_args"]["dataset_classes"] = {"train": part, "val": part}
     result = main(["--config", save(config)])
