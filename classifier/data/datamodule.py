@@ -18,6 +18,7 @@ from classifier.data import folders, hub_datasets, tables, torchvision_datasets 
 from classifier.data.augmentations import KeepingResize, TransformList, build_pipeline, preset
 from classifier.data.cache import ImageCache
 from classifier.data.datasets import ImageDataset, sample_name
+from classifier.data.decoding import WHITE
 from classifier.data.loading import (
     BalancedSampler,
     EpochSampler,
@@ -73,6 +74,7 @@ class ImageDataModule(L.LightningDataModule):
         sampler: balanced draws every class equally often; null shows every image once an epoch.
         max_samples: Train on at most so many images, as evenly over the classes as they allow.
         resize_mode: crop, squash or pad, in all stages; null is the encoder's own.
+        background: Colour that shows through transparent images: red, green, blue, 0 to 255.
         cache_dir: Folder of the on-disk cache; null is runs/.image_cache.
         cache_size: Shorter side, in pixels, of images that are kept for your own transforms; null
             is the encoder's resize.
@@ -100,6 +102,7 @@ class ImageDataModule(L.LightningDataModule):
         sampler: str | None = None,
         max_samples: int | None = None,
         resize_mode: str | None = None,
+        background: tuple[int, int, int] = WHITE,
         cache_dir: str | None = None,
         cache_size: int | None = None,
     ) -> None:
@@ -117,6 +120,7 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = seed
         self.sampler = sampler
         self.resize_mode = resize_mode
+        self.background = tuple(background)
         self.cache_dir = Path(cache_dir) if cache_dir is not None else CACHE_DIR
         self.cache_size = cache_size
         self.preprocessing: Preprocessing | None = None
@@ -136,6 +140,11 @@ class ImageDataModule(L.LightningDataModule):
         check_minimum("batch_size", self.batch_size, 1)
         check_minimum("num_workers", self.num_workers, 0)
         check_minimum("cache_size", self.cache_size, 1)
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            raise ConfigError(
+                f"{DATA}.background", "must be three numbers from 0 to 255",
+                got=list(self.background), remedy="Write [255, 255, 255] for white",
+            )  # fmt: skip
         check_choice("sampler", self.sampler, (None, "balanced"))
         check_choice("resize_mode", self.resize_mode, (None, *RESIZE_MODES))
         check_stages(self.dataset_classes, DATASETS, STAGES)
@@ -241,6 +250,7 @@ class ImageDataModule(L.LightningDataModule):
             tolerant=name == "predict",
             skipped=[(sample_name(source, index), why) for index, why in chosen.skipped.items()],
         )  # fmt: skip
+        stage.source.background = self.background
         if self.create_dataset and name != "predict":
             self._keep(stage, name, which)
         return stage
@@ -256,6 +266,7 @@ class ImageDataModule(L.LightningDataModule):
         resize = KeepingResize(
             self.augmentations.get(which), self._preprocessing(), self.cache_size
         )
+        resize.name += f" over {self.background}"
         origin = copy.copy(stage.source)
         origin.min_side = resize.min_side
         cache = ImageCache(self.cache_dir, origin, resize, self.num_workers)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from classifier.data.decoding import BadImageError, decode_image
+from classifier.data.decoding import WHITE, BadImageError, Colour, decode_image
 from classifier.errors import ConfigError, RunError
 
 Augmentations = Callable[..., dict[str, Any]]
@@ -48,6 +48,8 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
 
     # Pixels of the shorter side that the pipeline needs; set by the data module, None for all.
     min_side: int | None = None
+    # What shows through transparent images; set by the data module.
+    background: Colour = WHITE
     # Decoded images of the on-disk cache; set by the data module.
     kept: Any = None
     # Whether a split looks for exact copies: only where that does not mean to decode every image.
@@ -145,7 +147,7 @@ class FilesDataset(ImageDataset):
 
     def load(self, index: int) -> NDArray[np.uint8]:
         """Decode the file of sample `index`."""
-        return decode_image(self.file(index), self.min_side)
+        return decode_image(self.file(index), self.min_side, self.background)
 
     def fingerprint(self, index: int) -> bytes:
         """16 bytes, equal for files of equal bytes."""

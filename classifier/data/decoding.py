@@ -23,7 +23,8 @@ IMAGE_EXTENSIONS = frozenset(
     }
 )  # fmt: skip
 MAX_PIXELS = 100_000_000
-BACKGROUND = (255, 255, 255)
+Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
 TOO_LARGE = f"the image has more than {MAX_PIXELS:,} pixels"
 _HIGH_DEPTH = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 # Shared with the processes that are forked from this one: they tell of a thing once together.
@@ -37,16 +38,19 @@ class BadImageError(OSError):
     """A file that cannot be decoded, with the reason in plain words."""
 
 
-def decode_image(source: str | Path | bytes, min_side: int | None = None) -> NDArray[np.uint8]:
+def decode_image(
+    source: str | Path | bytes, min_side: int | None = None, background: Colour = WHITE
+) -> NDArray[np.uint8]:
     """Decode an image file.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
-    CMYK and palettes are converted, and the first frame stands for an animation.
+    EXIF orientation is applied, transparency laid over a colour, 16-bit grey scaled to 8 bits, CMYK
+    and palettes are converted, and the first frame stands for an animation.
 
     Args:
         source: A file in any format that Pillow reads, or its bytes.
         min_side: A JPEG file may come reduced by 2 or 4, its shorter side never below so many
             pixels; None decodes every pixel.
+        background: What shows through where an image is transparent: (R, G, B), 0 to 255.
 
     Returns:
         RGB pixels (H, W, 3), uint8.
@@ -58,14 +62,14 @@ def decode_image(source: str | Path | bytes, min_side: int | None = None) -> NDA
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         pixels = decode_jpeg(data, min_side, MAX_PIXELS) if data[:3] == JPEG_START else None
-        return _decode_with_pillow(data) if pixels is None else pixels
+        return _decode_with_pillow(data, background) if pixels is None else pixels
     except (BadImageError, FileNotFoundError):
         raise
     except OSError as error:
         raise BadImageError(error.strerror or str(error)) from error
 
 
-def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
+def _decode_with_pillow(data: bytes, background: Colour) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd is reported by --check
@@ -75,7 +79,7 @@ def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
                     raise BadImageError(TOO_LARGE)
                 if getattr(image, "is_animated", False):
                     _tell_of_frames()
-                return rgb_pixels(image)
+                return rgb_pixels(image, background)
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
@@ -88,13 +92,13 @@ def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
         raise BadImageError(str(error) or type(error).__name__) from error
 
 
-def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
+def rgb_pixels(image: Image.Image, background: Colour = WHITE) -> NDArray[np.uint8]:
     """RGB pixels (H, W, 3), uint8, upright, of an image that Pillow has opened.
 
     Raises:
         BadImageError: pixels without a known range.
     """
-    return np.asarray(_to_rgb(_upright(image)))
+    return np.asarray(_to_rgb(_upright(image), background))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -111,14 +115,14 @@ def _tell_of_frames() -> None:
         log.warning("animations and files of several pages: the first frame stands for each")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
     if image.mode in _HIGH_DEPTH:
         return _scale_depth(image).convert("RGB")
     if image.mode == "F":
         raise BadImageError("floating-point pixels have no known range")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         foreground = image.convert("RGBA")
-        canvas = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
+        canvas = Image.new("RGBA", foreground.size, (*background, 255))
         return Image.alpha_composite(canvas, foreground).convert("RGB")
     return image.convert("RGB")
 

@@ -167,7 +167,7 @@ class HuggingFaceDataset(ImageDataset):
 
     def load(self, index: int) -> NDArray[np.uint8]:
         """Decode sample `index`."""
-        return decode_image(self._bytes(index), self.min_side)
+        return decode_image(self._bytes(index), self.min_side, self.background)
 
     def fingerprint(self, index: int) -> bytes:
         """16 bytes, equal for equal files."""

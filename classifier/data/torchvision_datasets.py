@@ -143,9 +143,9 @@ class TorchvisionDataset(ImageDataset):
         """Decode image `index`."""
         file = self.file(index)
         return (
-            rgb_pixels(self._source[index][0])
+            rgb_pixels(self._source[index][0], self.background)
             if file is None
-            else decode_image(file, self.min_side)
+            else decode_image(file, self.min_side, self.background)
         )
 
     def fingerprint(self, index: int) -> bytes:

@@ -77,9 +77,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are decoded from now on."""
     seen: list[str] = []
 
-    def noted(file: Path, side: int | None) -> Any:
+    def noted(file: Path, *rest: Any) -> Any:
         seen.append(file.name)
-        return decode_image(file, side)
+        return decode_image(file, *rest)
 
     monkeypatch.setattr("classifier.data.datasets.decode_image", noted)
     return seen
@@ -244,8 +244,8 @@ def test_folder_that_cannot_be_written_to_is_told(photos: Path, tmp_path: Path) 
 def test_file_that_changes_while_it_is_read_is_told(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def changing(file: Path, side: int | None) -> Any:
-        found = decode_image(file, side)
+    def changing(file: Path, *rest: Any) -> Any:
+        found = decode_image(file, *rest)
         write_photo(file, 1000)
         return found
 
@@ -257,7 +257,7 @@ def test_file_that_changes_while_it_is_read_is_told(
 def test_error_that_passes_is_not_kept(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(file: Path, side: int | None) -> Any:
+    def failing(file: Path, *rest: Any) -> Any:
         raise BadImageError("Input/output error")
 
     with monkeypatch.context() as patch:

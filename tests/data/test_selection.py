@@ -155,6 +155,7 @@ def test_folds_are_disjoint_and_cover_all() -> None:
         ({"sampler": "weighted"}, f"{DATA}.sampler: unknown value, got 'weighted'. Write null or balanced."),
         ({"max_samples": 0}, f"{DATA}.max_samples: must be at least 1, got 0."),
         ({"resize_mode": "stretch"}, f"{DATA}.resize_mode: unknown value, got 'stretch'. Write null or crop or squash or pad."),
+        ({"background": (0, 0, 256)}, f"{DATA}.background: must be three numbers from 0 to 255, got [0, 0, 256]."),
         ({"cache_size": 0}, f"{DATA}.cache_size: must be at least 1, got 0."),
     ],
 )  # fmt: skip
@@ -342,6 +343,29 @@ def test_damaged_files_are_skipped_counted_and_listed(damaged: Any, save: Any) -
     bad = {row["path"]: row for row in rows if row["error"]}
     assert set(bad) == {"red/00.png", "green/zz.png"}
     assert bad["red/00.png"]["label"] == bad["red/00.png"]["correct"] == ""
+
+
+@pytest.mark.parametrize("create_dataset", [False, True])
+def test_background_shows_through_in_every_stage(
+    config: Any, save: Any, workplace: Path, create_dataset: bool
+) -> None:
+    from PIL import Image
+
+    for number, file in enumerate((workplace / "images").rglob("*.png")):
+        Image.new("RGBA", (32, 32), (number, 0, 0, 0)).save(file)  # of a hidden colour each
+    arguments = config["data"]["init_args"]
+    arguments |= {"background": [10, 200, 30], "create_dataset": create_dataset}
+    result = main(["--config", save(config)])
+    assert result is not None
+    sets = {name: FolderImageDataset(f"images/{name}") for name in ("train", "test")}
+    sets["predict"] = FolderImageDataset("images/new")
+    for background in ((10, 200, 30), (255, 255, 255)):
+        data = ImageDataModule(
+            dict(sets), num_workers=0, background=background, create_dataset=create_dataset
+        )
+        data.setup("fit")
+        for stage in ("train", "val", "test", "predict"):
+            assert tuple(data.stage(stage)[0][0][:, 0, 0].tolist()) == background
 
 
 # Resize
