@@ -199,7 +199,7 @@ def test_check_trains_nothing(config: Any, save: Any, workplace: Path, capfd: An
     result = main(["--check", "--config", save(config)])
     assert result is not None
     assert (result.mode, result.status, result.num_steps) == ("check", "completed", None)
-    assert "in order" in capfd.readouterr().out
+    assert "no findings" in capfd.readouterr().out
     assert not (workplace / result.output_dir / "checkpoints").exists()
 
 
