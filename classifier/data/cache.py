@@ -69,8 +69,8 @@ class ImageCache:
     """
 
     def __init__(self, folder: Path, dataset: Any, resize: Any, num_threads: int) -> None:
-        name = hashlib.blake2b(f"{_FORMAT} {resize.name}".encode(), digest_size=8).hexdigest()
-        self.folder = folder / name
+        told = f"{_FORMAT} {resize.name} over {dataset.background}".encode()
+        self.folder = folder / hashlib.blake2b(told, digest_size=8).hexdigest()
         self.dataset = dataset
         self.resize = resize
         self.num_threads = max(1, num_threads)

@@ -25,7 +25,7 @@ STAGES = ("train", "val", "test", "predict")
 # The splits that must not share an image; to predict an image of the training set is no mistake.
 SPLITS = ("train", "val", "test")
 _CHUNK = 64
-_MOST_THREADS = 8  # a decoded image may take 300 MB
+_MOST_THREADS = 4  # an image of 100 megapixels with transparency takes 2.4 GB for a moment
 _KINDS = {
     "1": "black and white",
     "P": "palette",

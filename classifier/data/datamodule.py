@@ -266,7 +266,6 @@ class ImageDataModule(L.LightningDataModule):
         resize = KeepingResize(
             self.augmentations.get(which), self._preprocessing(), self.cache_size
         )
-        resize.name += f" over {self.background}"
         origin = copy.copy(stage.source)
         origin.min_side = resize.min_side
         cache = ImageCache(self.cache_dir, origin, resize, self.num_workers)

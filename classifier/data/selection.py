@@ -272,7 +272,8 @@ class Selection:
     def _groups(self, source: Any, names: list[str]) -> list[str]:
         rules = self.rules
         own: list[str | None] = [None] * len(names)
-        matched, copies = list(own), [None] * len(names)  # type: list[str | None], list[bytes | None]
+        matched: list[str | None] = [None] * len(names)
+        copies: list[bytes | None] = [None] * len(names)
         if isinstance(source, ImageDataset):
             own = [sample.group for sample in source.samples]
             if rules.group_duplicates and source.finds_copies:
