@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from classifier.preprocessing import Preprocessing
 
 MODEL_NAME = "model.init_args.model_name"
 PRETRAINED = "model.init_args.pretrained"
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is built, besides its name and the number of classes.
+
+    Args:
+        pretrained: Load the pretrained weights; False initialises at random.
+    """
+
+    pretrained: bool = True
 
 
 class Network(nn.Module, ABC):
@@ -56,7 +68,7 @@ _SOURCES = {
 }
 
 
-def build_network(model_name: str, num_classes: int, pretrained: bool) -> Network:
+def build_network(model_name: str, num_classes: int, options: NetworkOptions) -> Network:
     """Build a network by its name.
 
     Args:
@@ -64,14 +76,14 @@ def build_network(model_name: str, num_classes: int, pretrained: bool) -> Networ
             holds a timm or transformers model.
         num_classes: Outputs of the head, at least 1. The head is new unless the pretrained one has
             the same number of classes.
-        pretrained: Load the pretrained weights; False initialises at random.
+        options: Weights and parts of it.
 
     Raises:
         ConfigError: no such model, or its weights cannot be had.
     """
     source, location = locate(model_name)
     build: Callable[..., Network] = import_module(_SOURCES[source]).build
-    return build(location, num_classes, pretrained)
+    return build(location, num_classes, options)
 
 
 def rebuild_network(spec: Mapping[str, Any], num_classes: int) -> Network:

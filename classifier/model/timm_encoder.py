@@ -11,7 +11,7 @@ from timm.models import group_parameters
 from torch import Tensor
 
 from classifier.errors import ConfigError
-from classifier.model.encoders import MODEL_NAME, PRETRAINED, Network, unavailable
+from classifier.model.encoders import MODEL_NAME, PRETRAINED, Network, NetworkOptions, unavailable
 from classifier.model.freezing import LayerGroup, group_by_prefix
 from classifier.preprocessing import INTERPOLATIONS, Preprocessing
 
@@ -53,23 +53,23 @@ class TimmNetwork(Network):
         ]
 
 
-def build(location: str, num_classes: int, pretrained: bool) -> TimmNetwork:
+def build(location: str, num_classes: int, options: NetworkOptions) -> TimmNetwork:
     """Build a timm network.
 
     Args:
         location: A timm model name, `hf-hub:<org>/<name>` or `local-dir:<folder>`.
         num_classes: Outputs of the head.
-        pretrained: Load the pretrained weights.
+        options: Weights and parts of it.
 
     Raises:
         ConfigError: timm knows no such model, or its weights cannot be had.
     """
-    _check_name(location, pretrained)
+    _check_name(location, options.pretrained)
     try:
-        model = timm.create_model(location, pretrained=pretrained, num_classes=num_classes)
+        model = timm.create_model(location, pretrained=options.pretrained, num_classes=num_classes)
     except Exception as error:
         # timm, huggingface_hub, httpx and safetensors each raise errors of their own here.
-        if not pretrained:
+        if not options.pretrained:
             raise unavailable(location, error) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConfigError(

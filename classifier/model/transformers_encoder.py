@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, Pretrained
 from transformers.utils import logging as transformers_logging
 
 from classifier.errors import ConfigError
-from classifier.model.encoders import PRETRAINED, Network, unavailable
+from classifier.model.encoders import PRETRAINED, Network, NetworkOptions, unavailable
 from classifier.model.freezing import LayerGroup, group_by_prefix
 from classifier.preprocessing import Preprocessing
 
@@ -50,13 +50,13 @@ class TransformersNetwork(Network):
         return group_by_prefix(names, {name: _layer(name) for name in names})
 
 
-def build(location: str, num_classes: int, pretrained: bool) -> TransformersNetwork:
+def build(location: str, num_classes: int, options: NetworkOptions) -> TransformersNetwork:
     """Build a transformers network.
 
     Args:
         location: `<org>/<name>` on the Hub or a local folder.
         num_classes: Outputs of the head; re-initialised where the pretrained one has another size.
-        pretrained: Load the pretrained weights, as float32.
+        options: Weights and parts of it; the weights come as float32.
 
     Raises:
         ConfigError: no such model, it is no image classifier, or its weights cannot be had.
@@ -67,7 +67,7 @@ def build(location: str, num_classes: int, pretrained: bool) -> TransformersNetw
     except (OSError, ValueError) as error:
         raise unavailable(location, error) from error
     config = _with_classes(config, num_classes)
-    if not pretrained:
+    if not options.pretrained:
         return _wrap(_from_config(config), preprocessing)
     try:
         with _quiet():

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from classifier import ImageClassifier
 from classifier.errors import ConfigError
-from classifier.model.encoders import build_network, rebuild_network
+from classifier.model.encoders import NetworkOptions, build_network, rebuild_network
 from tests.model.hub import Hub
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -55,7 +55,9 @@ def write_timm(folder: Path, name: str = "test_resnet", num_classes: int = 4) ->
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_transformers_folder_trains_and_comes_back_without_it(tmp_path: Path, kind: str) -> None:
-    network = build_network(str(write_transformers(tmp_path / kind, kind)), 3, pretrained=True)
+    network = build_network(
+        str(write_transformers(tmp_path / kind, kind)), 3, NetworkOptions(pretrained=True)
+    )
     groups = network.layer_groups()
     grouped = {name for group in groups for name in group.parameters}
     head = {name for name, _ in network.named_parameters()} - grouped
@@ -70,7 +72,7 @@ def test_transformers_folder_trains_and_comes_back_without_it(tmp_path: Path, ki
 
 def test_transformers_weights_and_preprocessing_are_those_of_the_folder(tmp_path: Path) -> None:
     folder = write_transformers(tmp_path / "vit", "vit", num_labels=4)
-    network = build_network(str(folder), 4, pretrained=True)
+    network = build_network(str(folder), 4, NetworkOptions(pretrained=True))
     original = AutoModelForImageClassification.from_pretrained(folder).eval()
     images = torch.rand(2, 3, 32, 32)
     assert torch.allclose(network.eval()(images), original(images).logits)
@@ -78,20 +80,20 @@ def test_transformers_weights_and_preprocessing_are_those_of_the_folder(tmp_path
     assert network.preprocessing.resize_mode == "squash"
     assert network.preprocessing.interpolation == "bicubic"
     assert network.preprocessing.mean == (0.1, 0.2, 0.3)
-    random = build_network(str(folder), 4, pretrained=False)
+    random = build_network(str(folder), 4, NetworkOptions(pretrained=False))
     assert not torch.allclose(random.eval()(images), original(images).logits)
 
 
 def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
     folder = write_transformers(tmp_path / "vit")
     AutoModelForImageClassification.from_pretrained(folder).half().save_pretrained(folder)
-    network = build_network(str(folder), 4, pretrained=True)
+    network = build_network(str(folder), 4, NetworkOptions(pretrained=True))
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
 def test_timm_folder_gives_its_own_weights(tmp_path: Path) -> None:
     folder = write_timm(tmp_path / "model")
-    network = build_network(str(folder), 4, pretrained=True)
+    network = build_network(str(folder), 4, NetworkOptions(pretrained=True))
     original = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.rand(2, 3, 64, 64)
     assert torch.allclose(network.eval()(images), original(images))
@@ -102,14 +104,16 @@ def test_timm_folder_gives_its_own_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_timm_network_comes_back_from_plain_data(name: str) -> None:
-    network = build_network(f"timm/{name}", 3, pretrained=False)
+    network = build_network(f"timm/{name}", 3, NetworkOptions(pretrained=False))
     again = rebuild_network(json.loads(json.dumps(network.spec)), 3)
     again.load_state_dict(network.state_dict())
     assert again.preprocessing == network.preprocessing
 
 
 def test_timm_preprocessing_is_timms_own() -> None:
-    preprocessing = build_network("timm/vit_tiny_patch16_224", 3, pretrained=False).preprocessing
+    preprocessing = build_network(
+        "timm/vit_tiny_patch16_224", 3, NetworkOptions(pretrained=False)
+    ).preprocessing
     assert preprocessing.size == (224, 224)
     assert preprocessing.resize == (248, 248)
     assert preprocessing.mean == (0.5, 0.5, 0.5)
@@ -117,10 +121,10 @@ def test_timm_preprocessing_is_timms_own() -> None:
 
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the folder holds no config\.json"):
-        build_network(str(tmp_path), 3, pretrained=True)
+        build_network(str(tmp_path), 3, NetworkOptions(pretrained=True))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="names neither a timm architecture nor"):
-        build_network(str(tmp_path), 3, pretrained=True)
+        build_network(str(tmp_path), 3, NetworkOptions(pretrained=True))
 
 
 def test_remote_code_is_never_run_and_never_asked_for(tmp_path: Path) -> None:
@@ -129,7 +133,7 @@ def test_remote_code_is_never_run_and_never_asked_for(tmp_path: Path) -> None:
     )
     (tmp_path / "evil.py").write_text("open('marker', 'w')")
     with pytest.raises(ConfigError, match="could not be loaded"):
-        build_network(str(tmp_path), 3, pretrained=True)
+        build_network(str(tmp_path), 3, NetworkOptions(pretrained=True))
 
 
 def test_pixels_are_normalised_on_the_device() -> None:
@@ -145,10 +149,10 @@ def test_pixels_are_normalised_on_the_device() -> None:
 
 HUB_SCRIPT = """
 import sys
-from classifier.model.encoders import build_network
+from classifier.model.encoders import NetworkOptions, build_network
 import torch
 torch.manual_seed(0)
-network = build_network(sys.argv[1], 4, pretrained=True)
+network = build_network(sys.argv[1], 4, NetworkOptions(pretrained=True))
 print(network.eval()(torch.full((1, 3, 32, 32), 0.5)).flatten().tolist())
 """
 
@@ -175,7 +179,7 @@ def test_hub_models_load_over_http_and_then_from_the_cache(tmp_path: Path) -> No
     for name in ("someone/small-vit", "someone/small-resnet"):
         done = _from_hub(name, hub, tmp_path / "home")
         assert done.returncode == 0, done.stderr
-        network = build_network(str(tmp_path / "hub" / name), 4, pretrained=True)
+        network = build_network(str(tmp_path / "hub" / name), 4, NetworkOptions(pretrained=True))
         expected = network.eval()(torch.full((1, 3, 32, 32), 0.5)).flatten()
         assert torch.allclose(torch.tensor(_logits(done.stdout)), expected, atol=1e-5)
         assert any(path.endswith("model.safetensors") for path in hub.requests)

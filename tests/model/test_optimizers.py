@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from classifier.errors import ConfigError
-from classifier.model.optimizers import build_optimizer, build_scheduler, check_scheduler
+from classifier.model.optimizers import build_optimizer
+from classifier.model.schedules import build_scheduler, check_scheduler
 
 
 def network() -> nn.Sequential:

@@ -1,0 +1,164 @@
+"""A LightningModule whose network is built when the classes are known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Self
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from classifier.model import losses, tasks
+from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
+from classifier.model.freezing import FreezeReport, freeze_encoder, hold_frozen_in_eval
+from classifier.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+# What a checkpoint holds besides Lightning's own keys, so that it can be used on its own.
+CHECKPOINT_KEY = "image_classifier"
+
+
+class DeferredNetwork(L.LightningModule):
+    """Builds its network by `build`, or when a checkpoint is loaded; says what it was built for.
+
+    The command line calls `build`, as does Lightning's `configure_model`.
+    """
+
+    model_name: str
+    num_classes: int | None
+    freeze_encoder: bool | float
+    class_weights: str | dict[str, float] | list[float] | None
+
+    def __init__(self, task: str | None, thresholds: Any) -> None:
+        super().__init__()
+        self.task = task
+        self.class_names: list[str] | None = None
+        # One number per class, once the classes are known. No buffers, which a Trainer in half
+        # precision would round.
+        self.loss_weights: Tensor | None = None
+        self.thresholds: list[float] | None = None
+        self._given_thresholds = thresholds
+        self.network: Network | None = None
+
+    def network_options(self) -> NetworkOptions:
+        """How the network is to be built."""
+        raise NotImplementedError
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the encoder expects of an image. Known once the network is built."""
+        return self._built().preprocessing
+
+    def build(
+        self,
+        class_names: Sequence[str] | None = None,
+        task: str | None = None,
+        class_counts: Sequence[int] | None = None,
+        resize_mode: str | None = None,
+    ) -> None:
+        """Build the network, once.
+
+        Args:
+            class_names: One label per class in the order of the logits; None names them by number.
+            task: multiclass or multilabel, as the data is; None where it does not say.
+            class_counts: Training images per class, for `class_weights: auto`.
+            resize_mode: crop, squash or pad; None is the encoder's own.
+
+        Raises:
+            ConfigError: what the model was told disagrees with what the data is.
+        """
+        if self.network is not None:
+            return
+        self.settle(class_names, task, class_counts)
+        assert self.class_names is not None
+        self.network = build_network(self.model_name, len(self.class_names), self.network_options())
+        if resize_mode is not None:
+            self.network.resize_in(resize_mode)
+        log.info("%s: %s", self.model_name, self._freeze())
+
+    def settle(
+        self,
+        class_names: Sequence[str] | None = None,
+        task: str | None = None,
+        class_counts: Sequence[int] | None = None,
+    ) -> None:
+        """Everything of `build` but the network: classes, task, thresholds, class weights."""
+        self.class_names = tasks.resolve_classes(self.num_classes, class_names)
+        self._set_task(task)
+        self.weigh_classes(class_counts)
+
+    def weigh_classes(self, class_counts: Sequence[int] | None) -> None:
+        """Resolve class_weights for the training data.
+
+        Args:
+            class_counts: Training images per class, for `auto`.
+        """
+        self.loss_weights = losses.resolve_weights(
+            self.class_weights, self.class_names or [], class_counts
+        )
+
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        """Build the architecture that a checkpoint holds, without its weights, offline.
+
+        Args:
+            checkpoint: The loaded checkpoint of an ImageClassifier.
+
+        Raises:
+            ConfigError: the model was given a task that is not the checkpoint's, or thresholds
+                that do not fit its classes.
+        """
+        saved = checkpoint[CHECKPOINT_KEY]
+        self.class_names = list(saved["class_names"])
+        self._set_task(saved.get("task", tasks.MULTICLASS), saved.get("thresholds"))
+        self.network = rebuild_network(saved["network"], len(self.class_names))
+        self._freeze()
+
+    def configure_model(self) -> None:
+        """Lightning's hook before training: takes the classes from the data module."""
+        if self.network is None and self._trainer is not None:
+            data = getattr(self.trainer, "datamodule", None)
+            self.build(**tasks.class_facts(data), resize_mode=getattr(data, "resize_mode", None))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes the checkpoint usable on its own: classes, task and architecture."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "class_names": self.class_names,
+            "task": self.task,
+            "thresholds": self.thresholds,
+            "network": self._built().spec,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network of the checkpoint where none was built yet."""
+        if self.network is None:
+            self.rebuild(checkpoint)
+
+    def _set_task(self, found: str | None, saved: list[float] | None = None) -> None:
+        assert self.class_names is not None
+        self.task = tasks.resolve_task(self.task, found)
+        given = saved if self._given_thresholds is None else self._given_thresholds
+        self.thresholds = tasks.resolve_thresholds(given, self.task, self.class_names)
+
+    def _freeze(self) -> FreezeReport:
+        network = self._built()
+        report = freeze_encoder(network, network.layer_groups(), self.freeze_encoder)
+        for side in ("mean", "std"):
+            values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
+            self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)
+        self.train(self.training)
+        return report
+
+    def _built(self) -> Network:
+        if self.network is None:
+            raise RuntimeError("the network is not built yet: call build(class_names) first")
+        return self.network
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules but the frozen ones, which stay in eval mode."""
+        super().train(mode)
+        if self.network is not None:
+            hold_frozen_in_eval(self.network)
+        return self
