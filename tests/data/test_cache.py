@@ -18,6 +18,7 @@ from PIL import Image
 
 from classifier import FolderImageDataset, ImageDataModule, RandomResizedCrop
 from classifier.data import cache as cache_module
+from classifier.data import fingerprints, store
 from classifier.data.augmentations import KeepingResize
 from classifier.data.cache import ImageCache
 from classifier.data.decoding import BadImageError, decode_image
@@ -117,7 +118,7 @@ def test_changed_file_of_equal_size_and_time_is_decoded_anew(photos: Path, tmp_p
     file = photos / "cat" / "00.bmp"  # bitmaps of one size are files of one size
     Image.new("RGB", (60, 60), (255, 0, 0)).save(file)
     settle(photos)
-    time.sleep(cache_module._SETTLED_SECONDS + 0.2)  # its change time counts, which cannot be set
+    time.sleep(fingerprints._SETTLED_SECONDS + 0.2)  # its change time counts, which cannot be set
     filled(photos, tmp_path / "cache")
     size = file.stat().st_size
     Image.new("RGB", (60, 60), (0, 255, 0)).save(file)
@@ -132,7 +133,7 @@ def test_known_files_are_not_read_again(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(photos)
-    monkeypatch.setattr(cache_module, "_SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(fingerprints, "_SETTLED_SECONDS", 0.0)
     filled(photos, tmp_path / "cache")
     monkeypatch.setattr(FolderImageDataset, "fingerprint", lambda self, index: pytest.fail("read"))
     assert_right(filled(photos, tmp_path / "cache"))
@@ -166,7 +167,7 @@ def test_record_that_was_not_written_whole_is_no_record(photos: Path, tmp_path: 
 
 def test_lost_pixels_are_decoded_again(photos: Path, tmp_path: Path) -> None:
     cache = filled(photos, tmp_path / "cache")
-    images = cache.folder / "images.bin"
+    images = cache.folder / "data.bin"
     images.write_bytes(images.read_bytes()[: images.stat().st_size // 2])
     assert_right(filled(photos, tmp_path / "cache"))
 
@@ -179,7 +180,7 @@ def fill_in_child(root: Path, folder: Path, seconds: float) -> None:
         return resize(self, image)
 
     KeepingResize.__call__ = slow  # type: ignore[method-assign]
-    cache_module._CHUNK = 2
+    cache_module._CHUNK = store._CHUNK = 2
     filled(root, folder)
 
 
@@ -196,7 +197,7 @@ def test_two_that_fill_at_once_share_the_work(photos: Path, tmp_path: Path) -> N
     assert [child.exitcode for child in children] == [0, 0, 0]
     cache = filled(photos, tmp_path / "cache")
     assert_right(cache)
-    size = (cache.folder / "images.bin").stat().st_size
+    size = (cache.folder / "data.bin").stat().st_size
     assert size == sum(image.nbytes for image in pixels(cache))  # each of them once
 
 
@@ -206,7 +207,7 @@ def test_killed_filling_is_gone_on_with(photos: Path, tmp_path: Path, after: flo
     child = context.Process(target=fill_in_child, args=(photos, tmp_path / "cache", 0.05))
     child.start()
     end = time.monotonic() + 30
-    while not list((tmp_path / "cache").glob("*/images.bin")) and time.monotonic() < end:
+    while not list((tmp_path / "cache").glob("*/data.bin")) and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(after)
     assert child.pid is not None
@@ -225,6 +226,7 @@ def test_full_disk_is_told_in_words_and_nothing_is_lost(
 
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     monkeypatch.setattr(cache_module, "_CHUNK", 2)
+    monkeypatch.setattr(store, "_CHUNK", 2)
     try:
         limited(15_000)
         with pytest.raises(RunError, match="the disk is full"):
@@ -327,7 +329,7 @@ def test_cache_repeats_a_training_bit_for_bit(config: Any, save: Any, workplace:
     one, other = main(["--config", save(config)]), main(["--config", save(config)])
     assert one is not None and other is not None
     assert one.metrics == other.metrics
-    assert list((workplace / "runs" / ".image_cache").glob("*/images.bin"))
+    assert list((workplace / "runs" / ".image_cache").glob("*/data.bin"))
 
 
 def test_data_set_of_ones_own_without_a_base_class_cannot_be_kept(config: Any, save: Any) -> None:

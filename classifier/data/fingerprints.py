@@ -1,0 +1,100 @@
+"""Content hashes of a data set's images; a file that has not changed is not read for it again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from classifier.data.datasets import FilesDataset, ImageDataset
+from classifier.data.hub_datasets import HuggingFaceDataset
+from classifier.data.torchvision_datasets import TorchvisionDataset
+
+log = logging.getLogger(__name__)
+
+# A file that changed so recently may change once more within the clock's grain.
+_SETTLED_SECONDS = 2.0
+_KNOWN_LOADS = (FilesDataset.load, HuggingFaceDataset.load, TorchvisionDataset.load)
+_KNOWN = struct.Struct("<16s16s")  # hash of path and stat, content hash
+
+
+class Fingerprints:
+    """Content hashes of the images of one data set.
+
+    Args:
+        folder: Where files.bin remembers the hashes of files by their size, time and inode.
+        dataset: An ImageDataset.
+        num_threads: That read.
+    """
+
+    def __init__(self, folder: Path, dataset: Any, num_threads: int) -> None:
+        self.dataset = dataset
+        self.num_threads = num_threads
+        self._files = folder / "files.bin"
+        # What a data set's own code makes of a file shows in the pixels alone.
+        self._own_load = type(dataset).load not in _KNOWN_LOADS
+        self._hash = (
+            partial(ImageDataset.fingerprint, dataset) if self._own_load else dataset.fingerprint
+        )
+
+    def all(self, indices: Sequence[int]) -> dict[int, bytes]:
+        """The 16-byte hash of each image that can be read.
+
+        Args:
+            indices: Positions in the data set.
+        """
+        states = {i: None if self._own_load else _state(self.dataset.file(i)) for i in indices}
+        data = self._files.read_bytes() if self._files.is_file() else b""
+        known = dict(_KNOWN.iter_unpack(data[: len(data) // _KNOWN.size * _KNOWN.size]))
+        found = {index: known[s] for index, s in states.items() if s is not None and s in known}
+        unknown = [index for index in indices if index not in found]
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            prints = pool.map(self.one, unknown)
+            fresh = {i: print_ for i, print_ in zip(unknown, prints, strict=True) if print_}
+        self._remember([(states[index], print_) for index, print_ in fresh.items()])
+        return found | fresh
+
+    def one(self, index: int) -> bytes | None:
+        """The hash of one image as it is now; None where it cannot be read: decoding says why."""
+        try:
+            found: bytes = self._hash(index)
+        except OSError:
+            return None
+        return found
+
+    def _remember(self, fresh: list[tuple[bytes | None, bytes]]) -> None:
+        """Spare the next start the reading; where that cannot be written, it reads again."""
+        told = b"".join(_KNOWN.pack(state, print_) for state, print_ in fresh if state is not None)
+        if not told:
+            return
+        try:
+            self._files.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self._files}.lock"), open(self._files, "ab") as stream:
+                stream.truncate(stream.tell() // _KNOWN.size * _KNOWN.size)
+                stream.write(told)
+        except OSError as error:
+            log.debug("%s: %s", self._files, error)
+
+
+def _state(file: Path | None) -> bytes | None:
+    """A hash of a file's path and stat; None where it may still change unseen."""
+    if file is None:
+        return None
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    if time.time() - max(stat.st_mtime, stat.st_ctime) < _SETTLED_SECONDS:
+        return None
+    told = (os.path.abspath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    text = repr(told).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).digest()
