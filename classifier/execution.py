@@ -22,6 +22,7 @@ from classifier.data.datamodule import ImageDataModule
 from classifier.data.folders import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.files import write_text
+from classifier.frozen import run_frozen_part_once
 from classifier.model.tasks import class_facts
 from classifier.monitors import (
     check_monitors,
@@ -138,6 +139,8 @@ class _Job(Assembly):
         if self.command.mode == "check":
             facts = self._survey(cli, trainer, model, data, callbacks)
             return self._check(cli, data, facts, missing)
+        if not arguments["fast_dev_run"]:
+            run_frozen_part_once(model, data, callbacks)
         run = self._create_run("train", cli)
         source = self.checkpoint_file if resumed is not None else None
         history = source.parent.parent / "metrics.csv" if source is not None else None

@@ -19,7 +19,7 @@ FLOORS = [
     ["classifier.surveying", "classifier.verifying"],
     ["classifier.assembly"],
     ["classifier.cli", "classifier.arguments", "classifier.preparing", "classifier.training"],
-    ["classifier.monitors"],
+    ["classifier.monitors", "classifier.frozen"],
     ["classifier.explain"],
     ["classifier.callbacks", "classifier.tuning"],
     ["classifier.terminal"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import os
 import random
@@ -18,6 +19,7 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from albumentations.pytorch import ToTensorV2
 from numpy.typing import NDArray
 
 from classifier.data.presets import written_out
@@ -37,6 +39,11 @@ _CV2_INTERPOLATION = {
 # A reduced JPEG file is resized once more: with so much room left, its pixels then differ by less
 # than 1 of 255 on average from those of the whole file.
 _ROOM = 2
+# Without random numbers, when p is 1 and padding is centred.
+_STEADY = (
+    A.Resize, A.SmallestMaxSize, A.LongestMaxSize, A.CenterCrop, A.Crop, A.Pad, A.PadIfNeeded,
+    A.Normalize, A.ToFloat, ToTensorV2,
+)  # fmt: skip
 # Two images unlike in size and shape: a pipeline that fixes the size makes them alike.
 _PROBE_SHAPES = ((61, 83, 3), (96, 57, 3))
 
@@ -62,6 +69,17 @@ class Pipeline:
         self._compose = A.Compose(list(transforms))
         self.min_side = _needed_side(transforms[0]) if transforms else None
         self._compose.set_random_state(self._generator, self._random)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether one image can come out differently; transforms that are not known count as so."""
+        return not all(_is_steady(transform) for transform in self._compose.transforms)
+
+    @property
+    def name(self) -> str | None:
+        """Equal for pipelines that do the same with equal seeds; None where that is not known."""
+        told = json.dumps(self._compose.to_dict(), sort_keys=True, default=repr)
+        return None if " at 0x" in told else told
 
     def reseed(self, seed: int) -> None:
         """Decide all random numbers of the next image.
@@ -320,6 +338,13 @@ def _fixes_size(pipeline: Pipeline, key: str) -> bool:
             )  # fmt: skip
         shapes.add(tuple(image.shape))
     return len(shapes) == 1
+
+
+def _is_steady(transform: Any) -> bool:
+    if isinstance(transform, A.Compose | A.Sequential):
+        return transform.p == 1.0 and all(map(_is_steady, transform.transforms))
+    places = {getattr(transform, name, "center") for name in ("position", "pad_position")}
+    return type(transform) in _STEADY and transform.p == 1.0 and places == {"center"}
 
 
 def start_worker() -> None:

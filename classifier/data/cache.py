@@ -7,6 +7,7 @@ holds the images of one resize.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import sys
@@ -20,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from classifier.data.datasets import ImageDataset
 from classifier.data.decoding import BadImageError
 from classifier.data.fingerprints import Fingerprints
 from classifier.data.store import Kept, Store
-from classifier.errors import RunError
+from classifier.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -125,3 +127,29 @@ class ImageCache:
         if self._prints.one(index) != print_:
             raise RunError(f"{self.dataset.describe(index)} changed while it was read")
         return pixels
+
+
+def keep(stage: Any, resize: Any, folder: Path, num_workers: int, key: str) -> None:
+    """Let a stage read its decoded images from the on-disk cache.
+
+    Args:
+        stage: A StageDataset.
+        resize: A KeepingResize.
+        folder: Of all caches.
+        num_workers: Threads that decode.
+        key: Of the stage's data set, for the message.
+
+    Raises:
+        ConfigError: a data set whose images cannot be kept.
+    """
+    if not isinstance(stage.source, ImageDataset):
+        raise ConfigError(
+            "data.init_args.create_dataset",
+            f"{key} is a {type(stage.source).__name__}, which cannot be kept", got=True,
+            remedy="Derive it from classifier.ImageDataset, or write false",
+        )  # fmt: skip
+    origin = copy.copy(stage.source)
+    origin.min_side = resize.min_side
+    cache = ImageCache(folder, origin, resize, num_workers)
+    cache.fill(stage.indices)
+    stage.source.kept = cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -16,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from classifier.data import folders, hub_datasets, tables, torchvision_datasets  # noqa: F401  (named without their module)
 from classifier.data.augmentations import KeepingResize, TransformList, build_pipeline, preset
-from classifier.data.cache import ImageCache
-from classifier.data.datasets import ImageDataset, sample_name
+from classifier.data.cache import keep
+from classifier.data.datasets import sample_name
 from classifier.data.decoding import WHITE
+from classifier.data.features import EncodedStage, Encoder, FeatureCache
 from classifier.data.loading import (
     BalancedSampler,
     EpochSampler,
@@ -26,6 +26,7 @@ from classifier.data.loading import (
     StageDataset,
     collate,
     init_worker,
+    whole_batch,
 )
 from classifier.data.rules import (
     DATA,
@@ -76,6 +77,10 @@ class ImageDataModule(L.LightningDataModule):
         resize_mode: crop, squash or pad, in all stages; null is the encoder's own.
         background: Colour that shows through transparent images: red, green, blue, 0 to 255.
         cache_dir: Folder of the on-disk cache; null is runs/.image_cache.
+        cache_features: Compute the frozen part of the encoder once for each image, where it comes
+            out the same every epoch, and keep that in the cache.
+        feature_views: How many augmented views of a training image a frozen encoder sees, which
+            epochs go round, at least 1; null is a new one every epoch, so nothing to keep.
         cache_size: Shorter side, in pixels, of images that are kept for your own transforms; null
             is the encoder's resize.
 
@@ -105,6 +110,8 @@ class ImageDataModule(L.LightningDataModule):
         background: tuple[int, int, int] = WHITE,
         cache_dir: str | None = None,
         cache_size: int | None = None,
+        cache_features: bool = True,
+        feature_views: int | None = None,
     ) -> None:
         super().__init__()
         self.dataset_classes: dict[str, Any] = dict(dataset_classes)
@@ -123,6 +130,10 @@ class ImageDataModule(L.LightningDataModule):
         self.background = tuple(background)
         self.cache_dir = Path(cache_dir) if cache_dir is not None else CACHE_DIR
         self.cache_size = cache_size
+        self.cache_features = cache_features
+        self.feature_views = feature_views
+        # The frozen part of the model; set where its features are to be kept.
+        self.encoder: Encoder | None = None
         self.preprocessing: Preprocessing | None = None
         self.rules = Rules(
             val_fraction or 0.0, test_fraction or 0.0, folds, fold, group_pattern, group_duplicates,
@@ -133,6 +144,7 @@ class ImageDataModule(L.LightningDataModule):
         self.task: str | None = None
         self._selection: Selection | None = None
         self._stages: dict[str, StageDataset] = {}
+        self._encoded: dict[str, EncodedStage | None] = {}
         self._check()
 
     def _check(self) -> None:
@@ -140,6 +152,7 @@ class ImageDataModule(L.LightningDataModule):
         check_minimum("batch_size", self.batch_size, 1)
         check_minimum("num_workers", self.num_workers, 0)
         check_minimum("cache_size", self.cache_size, 1)
+        check_minimum("feature_views", self.feature_views, 1)
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
             raise ConfigError(
                 f"{DATA}.background", "must be three numbers from 0 to 255",
@@ -236,8 +249,9 @@ class ImageDataModule(L.LightningDataModule):
         source = chosen.source
         _check_augmentations(source, f"{DATASETS}.{name}")
         which = "train" if name == "train" else "val"
+        transforms = self.augmentations.get(which)
         pipeline, resized = build_pipeline(
-            self.augmentations.get(which), self._preprocessing(), f"{AUGMENTATIONS}.{which}"
+            transforms, self._preprocessing(), f"{AUGMENTATIONS}.{which}"
         )
         if resized and name in ("train", "val"):
             log.info(
@@ -252,25 +266,23 @@ class ImageDataModule(L.LightningDataModule):
         )  # fmt: skip
         stage.source.background = self.background
         if self.create_dataset and name != "predict":
-            self._keep(stage, name, which)
+            keep(
+                stage, KeepingResize(transforms, self._preprocessing(), self.cache_size),
+                self.cache_dir, self.num_workers, f"{DATASETS}.{name}",
+            )  # fmt: skip
         return stage
 
-    def _keep(self, stage: StageDataset, name: str, which: str) -> None:
-        """Let a stage read decoded images from the on-disk cache."""
-        if not isinstance(stage.source, ImageDataset):
-            raise ConfigError(
-                f"{DATA}.create_dataset", f"{DATASETS}.{name} is a {type(stage.source).__name__}, "
-                "which cannot be kept", got=True,
-                remedy="Derive it from classifier.ImageDataset, or write false",
+    def _features(self, name: str) -> EncodedStage | None:
+        """A stage of training as features, where an encoder is to run once."""
+        if self.encoder is None or name not in ("train", "val"):
+            return None
+        if name not in self._encoded:
+            cache = FeatureCache(
+                self.cache_dir, self.encoder, self.feature_views or 1,
+                self.batch_size, self.num_workers,
             )  # fmt: skip
-        resize = KeepingResize(
-            self.augmentations.get(which), self._preprocessing(), self.cache_size
-        )
-        origin = copy.copy(stage.source)
-        origin.min_side = resize.min_side
-        cache = ImageCache(self.cache_dir, origin, resize, self.num_workers)
-        cache.fill(stage.indices)
-        stage.source.kept = cache
+            self._encoded[name] = cache.encoded(self.stage(name))
+        return self._encoded[name]
 
     def _preprocessing(self) -> Preprocessing:
         found = self.preprocessing
@@ -301,13 +313,14 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("predict")
 
     def _loader(self, name: str, shuffle: bool = False) -> DataLoader[Any]:
-        dataset = self.stage(name)
+        stage, features = self.stage(name), self._features(name)
+        dataset: Any = stage if features is None else features
         seed = self._seed()
-        workers = min(self.num_workers, max(0, len(dataset) - 1))
+        workers = min(self.num_workers, max(0, len(dataset) - 1)) if features is None else 0
         replicas, rank = _world(self.trainer)
         sampler: EpochSampler | BalancedSampler | None = None
         if shuffle and self.sampler == "balanced":
-            sampler = BalancedSampler(dataset, replicas, rank, seed)
+            sampler = BalancedSampler(stage, replicas, rank, seed)
         elif shuffle:
             sampler = EpochSampler(dataset, replicas, rank, shuffle=True, seed=seed)
         share = math.ceil(len(dataset) / replicas)  # of each process, as samplers count
@@ -316,7 +329,7 @@ class ImageDataModule(L.LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=collate if features is None else whole_batch,
             # BatchNorm cannot train on one image: a last batch of one is left out, another
             # image every epoch.
             drop_last=shuffle and share % self.batch_size == 1 and share > 1,

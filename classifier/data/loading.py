@@ -25,17 +25,20 @@ class Batch(NamedTuple):
     """What a loader yields.
 
     Args:
-        images: (N, 3, H, W), uint8, or float where the augmentations normalise.
+        images: (N, 3, H, W), uint8, or float where the augmentations normalise; where `encoded`,
+            features (N, ...) of the frozen part of the model.
         targets: (N,) int64 class indices, -1 where the truth is not known; in multi-label data
             (N, C) float32 zeros and ones.
         indices: (N,) int64 positions in the stage's data set.
         errors: Only when predicting: the reason why an image could not be decoded, "" when it was.
+        encoded: Whether the model shall go on behind its frozen part.
     """
 
     images: Tensor
     targets: Tensor
     indices: Tensor
     errors: tuple[str, ...] = ()
+    encoded: bool = False
 
 
 class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
@@ -89,17 +92,27 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
             position: Where in the stage, or (epoch, where), as EpochSampler gives it.
         """
         epoch, place = position if isinstance(position, tuple) else (0, position)
-        self.pipeline.reseed(hash((self.seed, epoch, place)) & 0x7FFFFFFFFFFFFFFF)
         error = ""
         try:
-            image, _ = self.source[self.indices[place]]
+            image = self.image(place, hash((self.seed, epoch, place)) & 0x7FFFFFFFFFFFFFFF)
         except Exception as failure:
             if not (self.tolerant and _is_bad_image(failure)):
                 raise
             image, error = self._blank_image(), str(failure.__cause__)
-        return to_tensor(image), self._target(place), place, error
+        return image, self.target(place), place, error
 
-    def _target(self, place: int) -> Any:
+    def image(self, place: int, seed: int) -> Tensor:
+        """One image (3, H, W) as augmented with the random numbers of a seed of at least 0.
+
+        Raises:
+            RunError: the file cannot be decoded, or is gone; names it.
+        """
+        self.pipeline.reseed(seed)
+        image, _ = self.source[self.indices[place]]
+        return to_tensor(image)
+
+    def target(self, place: int) -> Any:
+        """Class index, -1 unknown; in multi-label data (C,) zeros and ones."""
         target = self.targets[place]
         if not isinstance(target, tuple):
             return target
@@ -212,6 +225,11 @@ def collate(items: Sequence[tuple[Tensor, Any, int, str]]) -> Batch:
         torch.tensor(places, dtype=torch.int64),
         errors,
     )
+
+
+def whole_batch(batch: Any) -> Any:
+    """The collate function of a data set that gives whole batches."""
+    return batch
 
 
 def init_worker(worker_id: int) -> None:

@@ -127,11 +127,28 @@ class ImageClassifier(DeferredNetwork):
         Returns:
             Logits (N, num_classes).
         """
-        if images.dtype == torch.uint8:
-            mean: Tensor = self.get_buffer("pixel_mean")
-            images = (images.to(mean.dtype) - mean) / self.get_buffer("pixel_std")
-        logits: Tensor = self._built()(images)
+        logits: Tensor = self._built()(self.normalised(images))
         return logits
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network takes, of images (N, 3, H, W) as `forward` takes them."""
+        if images.dtype != torch.uint8:
+            return images
+        mean: Tensor = self.get_buffer("pixel_mean")
+        return (images.to(mean.dtype) - mean) / self.get_buffer("pixel_std")
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (N, ...) by the frozen part, of images (N, 3, H, W) as `forward` takes them."""
+        assert self.prefix is not None
+        return self.prefix.encode(self.normalised(images))
+
+    def _logits(self, batch: Any) -> Tensor:
+        """Of a batch of images, or of features that the frozen part gave."""
+        if not getattr(batch, "encoded", False):
+            logits: Tensor = self(batch[0])
+            return logits
+        assert self.prefix is not None
+        return self.prefix.finish(batch[0])
 
     def on_fit_start(self) -> None:
         """Have the class weights at hand, also after `load_from_checkpoint`."""
@@ -151,6 +168,14 @@ class ImageClassifier(DeferredNetwork):
         self.train_loss.update(loss.detach(), size)
         self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True)
         return outputs
+
+    def on_train_epoch_start(self) -> None:
+        """Stop where what was computed once is trained after all."""
+        if self.prefix is not None and not self.prefix.is_frozen():
+            raise RunError(
+                "layers whose features are kept were unfrozen. Write "
+                "data.init_args.cache_features: false"
+            )
 
     def on_train_epoch_end(self) -> None:
         """Log train_loss: the mean over the epoch's images."""
@@ -186,8 +211,8 @@ class ImageClassifier(DeferredNetwork):
         return tasks.decisions(probabilities, self.thresholds)
 
     def _step(self, batch: Any, weights: Tensor | None = None) -> dict[str, Tensor]:
-        images, targets = batch[0], batch[1]
-        logits = self(images)
+        targets = batch[1]
+        logits = self._logits(batch)
         loss = losses.classification_loss(logits, targets, self.task or tasks.MULTICLASS, weights)
         return {"loss": loss, "logits": logits.detach(), "targets": targets}
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from classifier.model import losses, tasks
 from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
 from classifier.model.freezing import FreezeReport, freeze_encoder, hold_frozen_in_eval
+from classifier.model.prefix import FrozenPrefix
 from classifier.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class DeferredNetwork(L.LightningModule):
         self.thresholds: list[float] | None = None
         self._given_thresholds = thresholds
         self.network: Network | None = None
+        # The part of the network whose features are kept instead of images.
+        self.prefix: FrozenPrefix | None = None
 
     def network_options(self) -> NetworkOptions:
         """How the network is to be built."""

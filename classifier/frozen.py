@@ -1,0 +1,109 @@
+"""A frozen encoder runs once: from here on the data module gives features in place of images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BaseFinetuning, Callback
+from torch import Tensor
+
+from classifier.data.datamodule import ImageDataModule
+from classifier.data.datasets import ImageDataset
+from classifier.errors import ConfigError
+from classifier.model.classifier import ImageClassifier
+from classifier.model.prefix import FrozenPrefix
+
+log = logging.getLogger(__name__)
+
+_VIEWS = "data.init_args.feature_views"
+
+
+class FrozenPart:
+    """The frozen part of a model, as what computes features.
+
+    Args:
+        model: With a prefix.
+    """
+
+    def __init__(self, model: ImageClassifier) -> None:
+        self.model = model
+
+    def digest(self) -> str:
+        """Equal where the features of equal images are, but for rounding."""
+        assert self.model.prefix is not None
+        trainer = self.model._trainer
+        precision = "32-true" if trainer is None else trainer.precision
+        return f"{self.model.prefix.digest()} {precision} {self.model.device.type}"
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (N, ...) on the CPU, in the precision of the training."""
+        trainer = self.model._trainer
+        context = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+        with torch.no_grad(), context:
+            return self.model.encode(images.to(self.model.device)).cpu()
+
+
+def run_frozen_part_once(
+    model: L.LightningModule, data: L.LightningDataModule, callbacks: Sequence[Callback]
+) -> None:
+    """Let the data module keep features, where that gives the same training.
+
+    Args:
+        model: Built; in the mode in which it is trained.
+        data: Set up.
+        callbacks: Of the training.
+
+    Raises:
+        ConfigError: feature_views where there is nothing to keep.
+    """
+    if not (isinstance(model, ImageClassifier) and isinstance(data, ImageDataModule)):
+        return
+    model.prefix = data.encoder = None
+    if not data.cache_features or all(p.requires_grad for p in model.parameters()):
+        reason: str | None = "the encoder is not frozen"
+        if not data.cache_features:
+            reason = "cache_features is false"
+    else:
+        reason = _why_not(model, data, callbacks)
+    if reason is None:
+        model.prefix = _prefix(model, data)
+        reason = None if model.prefix is not None else "no frozen part can be cut off"
+    if model.prefix is not None:
+        data.encoder = FrozenPart(model)
+        log.info("the frozen layers up to %s run once for each image", model.prefix.cut)
+    elif data.feature_views is not None:
+        raise ConfigError(
+            _VIEWS, f"there are no features to keep: {reason}", got=data.feature_views,
+            remedy="Write null, or model.init_args.freeze_encoder: true",
+        )  # fmt: skip
+
+
+def _why_not(
+    model: ImageClassifier, data: ImageDataModule, callbacks: Sequence[Callback]
+) -> str | None:
+    if any(isinstance(callback, BaseFinetuning) for callback in callbacks):
+        return "a callback unfreezes it"
+    stages = [data.stage("train"), *([data.stage("val")] if data.has_validation() else [])]
+    if not all(isinstance(item.source, ImageDataset) for item in stages):
+        return "a data set of your own that is no classifier.ImageDataset has no content hashes"
+    if any(item.pipeline.name is None for item in stages):
+        return "the augmentations cannot be told from others"
+    if stages[0].pipeline.is_random and data.feature_views is None:
+        log.info(
+            "the encoder is frozen, but its input is augmented anew every epoch: "
+            "augmentations.train: null, or %s: 4, would let it run once",
+            _VIEWS.removeprefix("data.init_args."),
+        )  # fmt: skip
+        return "the augmentations are random"
+    return None
+
+
+def _prefix(model: ImageClassifier, data: ImageDataModule) -> FrozenPrefix | None:
+    stage = data.stage("train")
+    images = torch.stack([stage[0][0], stage[len(stage) - 1][0]])
+    assert model.network is not None
+    return FrozenPrefix.find(model.network, model.normalised(images))
