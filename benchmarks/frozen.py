@@ -139,10 +139,10 @@ def compare_epochs(images: Path, epochs: int, rounds: int) -> None:
 def compare_sweeps(images: Path, epochs: int, trials: int, uncached_trials: int) -> None:
     """Print how long a trial of a head-only sweep takes with and without the features."""
     config = configuration(images, epochs, True)
-    optimizer = "model.init_args.optimizer_config"
+    rate = "model.init_args.optimizer_config.lr"
     config["optuna"] = {
         "tune": True, "direction": "maximize", "metric": "validation_f1_score", "pruner": None,
-        "search_spaces": {f"{optimizer}.lr": {"distribution": "loguniform", "low": 1e-4, "high": 1e-1}},
+        "search_spaces": {rate: {"distribution": "loguniform", "low": 1e-4, "high": 1e-1}},
     }  # fmt: skip
     command(configuration(images, 1, True), "--data.cache_features", "false")  # decodes
     print("| head-only sweep | trials | seconds | seconds a trial |\n|---|---|---|---|")

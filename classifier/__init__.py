@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from classifier.data.torchvision_datasets import TorchvisionDataset
     from classifier.entry import main
     from classifier.model.classifier import ImageClassifier
+    from classifier.model.small_cnn import SmallCNN
 
 __all__ = [
     "CsvImageDataset",
@@ -32,6 +33,7 @@ __all__ = [
     "MetricsLogger",
     "ModelCost",
     "RandomResizedCrop",
+    "SmallCNN",
     "TorchvisionDataset",
     "TorchvisionTransform",
     "main",
@@ -47,6 +49,7 @@ _HOMES = {
     "MetricsLogger": "classifier.callbacks.metrics",
     "ModelCost": "classifier.callbacks.cost",
     "RandomResizedCrop": "classifier.data.augmentations",
+    "SmallCNN": "classifier.model.small_cnn",
     "TorchvisionDataset": "classifier.data.torchvision_datasets",
     "TorchvisionTransform": "classifier.data.augmentations",
     "main": "classifier.entry",

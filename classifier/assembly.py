@@ -11,6 +11,8 @@ from typing import Any
 from classifier.arguments import Command
 from classifier.checkpoints import CONFIG_KEY, load_checkpoint
 from classifier.config import SECTIONS, check_top_level, check_trusted, class_paths, parse_word
+from classifier.importing import import_path
+from classifier.model.deferred import CHECKPOINT_KEY
 from classifier.runs import find_checkpoint, newest_unfinished
 from classifier.trees import merge, override
 
@@ -54,6 +56,7 @@ class Assembly:
             named = {path.partition(".")[0] for _, path in class_paths([files, dict(words)])}
             allowed = frozenset(self.command.allowed) | named
             check_trusted(config, allowed, str(self.checkpoint_file))
+            self._admit_network(allowed)
         check_top_level(config)
         return self._completed(config)
 
@@ -73,6 +76,20 @@ class Assembly:
             found = find_checkpoint(str(path))
         self.checkpoint_file = found.resolve()
         self.checkpoint = load_checkpoint(found)
+
+    def _admit_network(self, allowed: frozenset[str]) -> None:
+        """Import the module of a checkpoint's network if it is trusted; nothing imports it later.
+
+        Args:
+            allowed: Further top-level packages that the user trusts.
+        """
+        assert self.checkpoint is not None
+        network = self.checkpoint.get(CHECKPOINT_KEY, {}).get("network", {})
+        if network.get("source") != "module":
+            return
+        named = {name: network.get(name) for name in ("class_path", "model_args")}
+        check_trusted({"network": named}, allowed, str(self.checkpoint_file))
+        import_path(str(named["class_path"]), "ckpt_path")
 
     def _saved(self, top: Mapping[str, Any]) -> dict[str, Any]:
         """What the checkpoint's own configuration contributes."""

@@ -35,11 +35,11 @@ TRUSTED_PACKAGES = frozenset(
     }
 )
 
-_IMPORT_PATH = re.compile(r"^\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\s*$")
+IMPORT_PATH = re.compile(r"^\s*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\s*$")
 # Keys of text that may hold dots and that no class takes for code.
 _PLAIN_TEXT_KEYS = frozenset(
     {
-        "root", "dirpath", "filename", "custom_folder_name", "ckpt_path", "save_dir", "model_name",
+        "root", "dirpath", "filename", "custom_folder_name", "ckpt_path", "save_dir",
         "table", "image_column", "target_column", "split_column", "split", "group_column",
         "delimiter", "subset", "revision", "data_dir", "cache_dir", "group_pattern", "class_names",
     }
@@ -235,6 +235,8 @@ def class_paths(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _is_import_path(key: str, value: str) -> bool:
     named_by_name = (".optimizer_config.name", ".scheduler_config.name")
+    if key.endswith(".model_name"):
+        return IMPORT_PATH.match(value) is not None  # timm/resnet18.a1_in1k is none
     return key.endswith(named_by_name) and "." in value
 
 
@@ -280,7 +282,7 @@ def _import_paths(node: Any, key: str) -> Iterator[tuple[str, str]]:
         inner = parse_word(node) if any(sign in node for sign in ":{[\n") else None
         if isinstance(inner, Mapping | list):
             yield from _import_paths(inner, key)  # the parser reads YAML inside of text
-        elif _IMPORT_PATH.match(node) and _name_of(key) not in _PLAIN_TEXT_KEYS:
+        elif IMPORT_PATH.match(node) and _name_of(key) not in _PLAIN_TEXT_KEYS:
             yield key, node
 
 

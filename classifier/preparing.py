@@ -14,7 +14,7 @@ from classifier.callbacks.metrics import MetricsLogger, task_of
 from classifier.checkpoints import check_same_batches
 from classifier.errors import ConfigError, RunError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
-from classifier.model.encoders import PRETRAINED
+from classifier.model.encoders import MODEL_NAME, PRETRAINED
 from classifier.model.losses import shown_weights
 from classifier.model.tasks import MULTICLASS, class_facts
 
@@ -226,14 +226,25 @@ def _check_image(model: ImageClassifier, dataset: Any, name: str) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            model(image.unsqueeze(0))
+            logits = model(image.unsqueeze(0))
     except (RuntimeError, ValueError, AssertionError) as error:
         height, width = model.preprocessing.size
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
             key, f"gives images of {image.shape[1]} x {image.shape[2]} pixels, which "
             f"{model.model_name} refuses ({reason})",
-            remedy=f"Resize to {height} x {width}, or write null",
+            remedy=f"Resize to {height} x {width}, write null, or give "
+            f"model.init_args.image_size: {_written(image.shape[1:])} if the encoder can take it",
         ) from error  # fmt: skip
     finally:
         model.train(was_training)
+    if logits.shape != (1, len(model.class_names or [])):
+        raise ConfigError(
+            MODEL_NAME, f"{model.model_name} gives logits of shape {tuple(logits.shape)} for one "
+            f"image and {len(model.class_names or [])} classes",
+            remedy="Let its forward return (N, num_classes)",
+        )  # fmt: skip
+
+
+def _written(size: Sequence[int]) -> int | list[int]:
+    return size[0] if size[0] == size[1] else list(size)

@@ -40,6 +40,27 @@ class Preprocessing:
         resize = self.resize if resize_mode == "crop" else self.size
         return replace(self, resize_mode=resize_mode, resize=resize)
 
+    def at_size(self, size: tuple[int, int]) -> Preprocessing:
+        """The same for another size; the part of an image that the crop shows stays.
+
+        Args:
+            size: Height and width in pixels of what the network sees.
+        """
+        (height, width), (old_height, old_width) = self.resize, self.size
+        resize = round(size[0] * height / old_height), round(size[1] * width / old_width)
+        return replace(self, size=size, resize=resize)
+
+    def normalised(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float]
+    ) -> Preprocessing:
+        """The same with another normalisation.
+
+        Args:
+            mean: Per channel (R, G, B), for pixels in [0, 1].
+            std: Per channel (R, G, B), for pixels in [0, 1].
+        """
+        return replace(self, mean=mean, std=std)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for a checkpoint."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

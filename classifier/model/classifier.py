@@ -29,13 +29,14 @@ DEFAULT_OPTIMIZER = {"name": "AdamW", "lr": 3e-4, "weight_decay": 0.05}
 
 
 class ImageClassifier(DeferredNetwork):
-    """An image classifier on any timm or transformers encoder.
+    """An image classifier on an encoder of timm, torchvision, transformers, or your own.
 
     The network is built when the number of classes is known: by `build`, which the command line
     and Lightning's `configure_model` call, or when a checkpoint is loaded.
 
     Args:
-        model_name: `timm/<name>`, `<org>/<name>` on the Hugging Face Hub, or a local folder.
+        model_name: `timm/<name>`, `torchvision/<name>`, `<org>/<name>` on the Hugging Face Hub, a
+            local folder, or the import path of a torch.nn.Module.
         pretrained: Load pretrained weights; false starts at random.
         num_classes: null takes it from the data; a number that disagrees with the data is an error.
         freeze_encoder: false, true, or the fraction in [0, 1] of the encoder's layer groups, from
@@ -50,6 +51,15 @@ class ImageClassifier(DeferredNetwork):
             so that the validation and test loss of two runs compare.
         thresholds: multilabel only: the probability in (0, 1) from which on an image has a class;
             one for all, by class name (the others 0.5), or a list; null is 0.5.
+        model_args: further arguments of the architecture, in its library's own names.
+        drop_rate: dropout in [0, 1), where the library has it; null is the library's default.
+        drop_path_rate: stochastic depth in [0, 1), where the library has it; null is its default.
+        head: `hidden` (a size or a list of sizes), `dropout` in [0, 1) and `activation` (gelu or
+            relu) of a head of several layers; null keeps the library's own.
+        image_size: a side or [height, width] in pixels of what the network sees, other than its
+            own; pretrained position embeddings are interpolated.
+        channels_last: memory format of weights and images; null is true for convolutional
+            encoders. Changes the speed, not the result.
 
     Raises:
         ConfigError: a name, argument or number that cannot be.
@@ -66,6 +76,12 @@ class ImageClassifier(DeferredNetwork):
         task: str | None = None,
         class_weights: str | dict[str, float] | list[float] | None = None,
         thresholds: float | dict[str, float] | list[float] | None = None,
+        model_args: dict[str, Any] | None = None,
+        drop_rate: float | None = None,
+        drop_path_rate: float | None = None,
+        head: dict[str, Any] | None = None,
+        image_size: int | list[int] | None = None,
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__(task, thresholds)
         self.save_hyperparameters()
@@ -76,6 +92,12 @@ class ImageClassifier(DeferredNetwork):
         self.optimizer_config = {**(optimizer_config or DEFAULT_OPTIMIZER)}
         self.scheduler_config = scheduler_config
         self.class_weights = class_weights
+        self.model_args = model_args
+        self.drop_rate = drop_rate
+        self.drop_path_rate = drop_path_rate
+        self.head = head
+        self.image_size = image_size
+        self.channels_last = channels_last
         # Kept by this class and not by Lightning, whose running means are lost in a resume.
         self.train_loss = MeanMetric()
         self.train_loss.persistent(True)
@@ -91,6 +113,7 @@ class ImageClassifier(DeferredNetwork):
         losses.check_weights(self.class_weights)
         tasks.check_thresholds(self._given_thresholds, self.task)
         num_frozen_groups(self.freeze_encoder, 1)
+        self.network_options()  # refuses what is out of range
         build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
         check_scheduler(self.scheduler_config)
 
@@ -106,7 +129,15 @@ class ImageClassifier(DeferredNetwork):
 
     def network_options(self) -> NetworkOptions:
         """How the network is to be built."""
-        return NetworkOptions(pretrained=self.pretrained)
+        return NetworkOptions(
+            pretrained=self.pretrained,
+            model_args=self.model_args,
+            drop_rate=self.drop_rate,
+            drop_path_rate=self.drop_path_rate,
+            head=self.head,
+            image_size=self.image_size,
+            channels_last=self.channels_last,
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network of the checkpoint where none was built yet."""

@@ -116,7 +116,9 @@ class DeferredNetwork(L.LightningModule):
         saved = checkpoint[CHECKPOINT_KEY]
         self.class_names = list(saved["class_names"])
         self._set_task(saved.get("task", tasks.MULTICLASS), saved.get("thresholds"))
-        self.network = rebuild_network(saved["network"], len(self.class_names))
+        self.network = rebuild_network(
+            saved["network"], len(self.class_names), self.network_options().channels_last
+        )
         self._freeze()
 
     def configure_model(self) -> None:

@@ -5,30 +5,24 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from classifier.config import IMPORT_PATH
 from classifier.errors import ConfigError
 from classifier.model.freezing import LayerGroup
+from classifier.model.heads import HeadLayers, replace_last_layers
+from classifier.model.memory_format import is_convolutional
+from classifier.model.options import NetworkOptions as NetworkOptions
+from classifier.model.sizes import build_for_size
 from classifier.preprocessing import Preprocessing
 
 MODEL_NAME = "model.init_args.model_name"
 PRETRAINED = "model.init_args.pretrained"
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """How a network is built, besides its name and the number of classes.
-
-    Args:
-        pretrained: Load the pretrained weights; False initialises at random.
-    """
-
-    pretrained: bool = True
 
 
 class Network(nn.Module, ABC):
@@ -46,15 +40,57 @@ class Network(nn.Module, ABC):
         self.model = model
         self.preprocessing = preprocessing
         self.spec = {**spec, "preprocessing": preprocessing.to_dict()}
+        self.channels_last = False
+
+    def put_on(self, head: HeadLayers, num_classes: int) -> None:
+        """Replace the last linear layer by a head of several layers.
+
+        Args:
+            head: The new head.
+            num_classes: Outputs of the layer that it replaces.
+        """
+        names = {name for group in self.layer_groups() for name in group.parameters}
+        encoder = [name.removeprefix("model.") for name in names]
+        replace_last_layers(self.model, encoder, num_classes, head)
+        self.spec["head"] = head.to_dict()
+
+    def use_channels_last(self, wanted: bool | None) -> None:
+        """Keep weights and images in the memory format that is wanted.
+
+        Args:
+            wanted: True for torch.channels_last, False for contiguous; None is channels_last for
+                convolutional networks.
+        """
+        self.channels_last = is_convolutional(self.model) if wanted is None else wanted
+        self.to(memory_format=self._memory_format)
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def resize_to(self, size: tuple[int, int]) -> None:
+        """Let the network see images of another size, resized and cropped as before in proportion.
+
+        Args:
+            size: Height and width in pixels.
+        """
+        self.preprocessing = self.preprocessing.at_size(size)
+        self.spec["preprocessing"] = self.preprocessing.to_dict()
 
     def resize_in(self, resize_mode: str) -> None:
         """Let images be resized in another way than the encoder's own: crop, squash or pad."""
         self.preprocessing = self.preprocessing.in_mode(resize_mode)
         self.spec["preprocessing"] = self.preprocessing.to_dict()
 
-    @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.logits(images)
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """What `forward` gives, of images in the memory format of the weights."""
 
     @abstractmethod
     def layer_groups(self) -> list[LayerGroup]:
@@ -65,6 +101,8 @@ class Network(nn.Module, ABC):
 _SOURCES = {
     "timm": "classifier.model.timm_encoder",
     "transformers": "classifier.model.transformers_encoder",
+    "torchvision": "classifier.model.torchvision_encoder",
+    "module": "classifier.model.module_encoder",
 }
 
 
@@ -72,43 +110,60 @@ def build_network(model_name: str, num_classes: int, options: NetworkOptions) ->
     """Build a network by its name.
 
     Args:
-        model_name: `timm/<name>`, `<org>/<name>` on the Hugging Face Hub, or a local folder that
-            holds a timm or transformers model.
+        model_name: `timm/<name>`, `torchvision/<name>`, `<org>/<name>` on the Hugging Face Hub, a
+            local folder that holds a timm or transformers model, or the import path of a module.
         num_classes: Outputs of the head, at least 1. The head is new unless the pretrained one has
             the same number of classes.
         options: Weights and parts of it.
 
     Raises:
-        ConfigError: no such model, or its weights cannot be had.
+        ConfigError: no such model, its weights cannot be had, or an option that it does not have.
     """
     source, location = locate(model_name)
     build: Callable[..., Network] = import_module(_SOURCES[source]).build
-    return build(location, num_classes, options)
+
+    def with_options(chosen: NetworkOptions) -> Network:
+        return build(location, num_classes, chosen)
+
+    network: Network = build_for_size(with_options, options, model_name)
+    head = options.head_layers()
+    if head is not None:
+        network.put_on(head, num_classes)
+    network.use_channels_last(options.channels_last)
+    return network
 
 
-def rebuild_network(spec: Mapping[str, Any], num_classes: int) -> Network:
+def rebuild_network(
+    spec: Mapping[str, Any], num_classes: int, channels_last: bool | None = None
+) -> Network:
     """Build the architecture that a checkpoint describes, with random weights, offline.
 
     Args:
         spec: `Network.spec` of the saved network.
         num_classes: Outputs of the head.
+        channels_last: Of this session: a checkpoint's weights fit either memory format.
     """
     rebuild: Callable[..., Network] = import_module(_SOURCES[spec["source"]]).rebuild
-    return rebuild(spec, num_classes)
+    network = rebuild(spec, num_classes)
+    if spec.get("head") is not None:
+        network.put_on(HeadLayers.from_config(spec["head"]), num_classes)
+    network.use_channels_last(channels_last)
+    return network
 
 
 def locate(model_name: str) -> tuple[str, str]:
     """Which library a model name belongs to, and what that library calls it.
 
     Returns:
-        The source, and a timm name, a timm `hf-hub:` or `local-dir:` location, a Hub name or a
-        folder.
+        The source, and a timm name, a timm `hf-hub:` or `local-dir:` location, a name of
+        torchvision, a Hub name, a folder or an import path.
 
     Raises:
-        ConfigError: the name is none of the three kinds, or the folder holds no model.
+        ConfigError: the name is of no kind, or the folder holds no model.
     """
-    if model_name.startswith("timm/"):
-        return "timm", model_name.removeprefix("timm/")
+    library, _, name = model_name.partition("/")
+    if name and library in ("timm", "torchvision"):
+        return library, name
     if Path(model_name).is_dir():
         config_file = Path(model_name) / "config.json"
         if not config_file.is_file():
@@ -120,9 +175,12 @@ def locate(model_name: str) -> tuple[str, str]:
     if model_name.count("/") == 1 and not model_name.startswith((".", "/", "~")):
         config_file = _hub_config(model_name)
         return _by_config(config_file, timm=f"hf-hub:{model_name}", transformers=model_name)
+    if IMPORT_PATH.match(model_name):
+        return "module", model_name
     raise ConfigError(
         MODEL_NAME, "no such model or folder", got=model_name,
-        remedy="Write timm/<name>, <org>/<name> on the Hugging Face Hub, or an existing folder",
+        remedy="Write timm/<name>, torchvision/<name>, <org>/<name> on the Hugging Face Hub, "
+        "an existing folder, or the import path of a module",
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -118,6 +118,61 @@ def group_by_prefix(names: Iterable[str], prefixes: dict[str, str]) -> list[Laye
     for name in names:
         groups.setdefault(prefixes[name], []).append(name)
     return [LayerGroup(prefix, tuple(members)) for prefix, members in groups.items()]
+
+
+def group_by_block(model: nn.Module, head: str, prefix: str = "") -> list[LayerGroup]:
+    """A model's blocks as groups, in the order of its parameters, for models of any make.
+
+    Containers are opened, and so is a submodule that outweighs all others which are no single
+    layers: it is the encoder by another name. What is left are blocks, or single layers; a
+    normalisation belongs to the layer before it. Parameters of the model's own, such as position
+    embeddings, belong to the first block.
+
+    Args:
+        model: Any module.
+        head: Name of the submodule that is no part of the encoder.
+        prefix: Put before the names of the parameters.
+    """
+    head_parameters = {id(p) for p in model.get_submodule(head).parameters()}
+    names = [name for name, p in model.named_parameters() if id(p) not in head_parameters]
+    group_of: dict[str, str] = {}  # block -> the group that it begins or goes on
+    for block in _blocks(model, "", head_parameters, trunk=True):
+        weights = model.get_submodule(block).parameters()
+        goes_on = bool(group_of) and all(p.ndim <= 1 for p in weights)
+        group_of[block] = list(group_of.values())[-1] if goes_on else block
+    first = next(iter(group_of.values()), "parameters")
+    labels = {
+        prefix + name: next((g for b, g in group_of.items() if name.startswith(f"{b}.")), first)
+        for name in names
+    }
+    # Own parameters come first in `names`, so that the first block does too.
+    return group_by_prefix(labels, labels)
+
+
+def _blocks(module: nn.Module, path: str, head: set[int], trunk: bool) -> Iterator[str]:
+    sizes = {
+        name: sum(p.numel() for p in child.parameters() if id(p) not in head)
+        for name, child in module.named_children()
+    }
+    nested = {n for n, child in module.named_children() if any(True for _ in child.children())}
+    whole = sum(sizes[name] for name in nested)
+    for name, child in module.named_children():
+        if sizes[name] == 0:
+            continue
+        main = trunk and name in nested and 2 * sizes[name] > whole
+        if _is_container(child) or main:
+            inside = trunk and not _is_container(child)
+            yield from _blocks(child, f"{path}{name}.", head, trunk=inside)
+        else:
+            yield f"{path}{name}"
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Whether a module only holds others; a subclass may be a block of convolution and norm."""
+    if type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
+        return True
+    holds_blocks = any(any(True for _ in child.children()) for child in module.children())
+    return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) and holds_blocks
 
 
 def _count(number: int) -> str:

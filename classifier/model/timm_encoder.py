@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import timm
@@ -13,17 +14,23 @@ from torch import Tensor
 from classifier.errors import ConfigError
 from classifier.model.encoders import MODEL_NAME, PRETRAINED, Network, NetworkOptions, unavailable
 from classifier.model.freezing import LayerGroup, group_by_prefix
+from classifier.model.options import check_reserved, refused_arguments
 from classifier.preprocessing import INTERPOLATIONS, Preprocessing
 
 # Keys of a pretrained_cfg that say where the weights were, which a rebuilt network must not need.
 _LOCATION_KEYS = {"url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict"}
+# Arguments of create_model that are no arguments of the architecture.
+_NOT_TO_GIVE = {
+    "model_name": "model_name", "pretrained_cfg": "model_name",
+    "pretrained_cfg_overlay": "model_name", "cache_dir": "model_name",
+}  # fmt: skip
 _RESIZE_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 
 
 class TimmNetwork(Network):
     """A timm model."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
         logits: Tensor = self.model(images)
         return logits
@@ -62,13 +69,18 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> TimmNetwo
         options: Weights and parts of it.
 
     Raises:
-        ConfigError: timm knows no such model, or its weights cannot be had.
+        ConfigError: timm knows no such model, its weights cannot be had, or it does not take an
+            argument.
     """
     _check_name(location, options.pretrained)
+    check_reserved(options.model_args or {}, _NOT_TO_GIVE)
+    arguments = {**(options.model_args or {}), **options.rates()}
     try:
-        model = timm.create_model(location, pretrained=options.pretrained, num_classes=num_classes)
+        model, arguments = _create(location, num_classes, options, arguments)
     except Exception as error:
         # timm, huggingface_hub, httpx and safetensors each raise errors of their own here.
+        if arguments and (isinstance(error, TypeError) or not options.pretrained):
+            raise refused_arguments(error, location, arguments) from error
         if not options.pretrained:
             raise unavailable(location, error) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -76,7 +88,10 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> TimmNetwo
             PRETRAINED, f"the weights of {location} could not be loaded ({reason.rstrip('.')})",
             got=True, remedy="Check the network connection, or write pretrained: false",
         ) from error  # fmt: skip
-    return _wrap(model)
+    network = _wrap(model, arguments)
+    if options.size is not None:
+        network.resize_to(options.size)
+    return network
 
 
 def rebuild(spec: Mapping[str, Any], num_classes: int) -> TimmNetwork:
@@ -89,6 +104,25 @@ def rebuild(spec: Mapping[str, Any], num_classes: int) -> TimmNetwork:
         **spec["model_args"],
     )
     return TimmNetwork(model, Preprocessing.from_dict(spec["preprocessing"]), dict(spec))
+
+
+def _create(
+    location: str, num_classes: int, options: NetworkOptions, arguments: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The model, and the arguments that it was made with."""
+    make = partial(
+        timm.create_model, location, pretrained=options.pretrained, num_classes=num_classes
+    )
+    if options.size is None:
+        return make(**arguments), arguments
+    sized = {**arguments, "img_size": list(options.size)}
+    try:
+        return make(**sized), sized
+    except TypeError as error:
+        if "unexpected keyword argument 'img_size'" not in str(error):
+            raise
+    # A network that takes images of any size has no argument for it.
+    return make(**arguments), arguments
 
 
 def _check_name(location: str, pretrained: bool) -> None:
@@ -116,9 +150,9 @@ def _check_name(location: str, pretrained: bool) -> None:
         )  # fmt: skip
 
 
-def _wrap(model: Any) -> TimmNetwork:
+def _wrap(model: Any, given: Mapping[str, Any]) -> TimmNetwork:
     cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in _LOCATION_KEYS}
-    arguments = dict(getattr(model, "pretrained_model_args", None) or {})
+    arguments = {**(getattr(model, "pretrained_model_args", None) or {}), **given}
     arguments.pop("num_classes", None)  # a saved model's own; ours is the data's
     spec = {
         "source": "timm",

@@ -29,7 +29,7 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         f"{MODEL}.model_name", "./nowhere",
         "model.init_args.model_name: no such model or folder, got './nowhere'. "
-        "Write timm/<name>, <org>/<name> on the Hugging Face Hub, or an existing folder.",
+        "Write timm/<name>, torchvision/<name>, <org>/<name> on the Hugging Face Hub, an existing folder, or the import path of a module.",
     ),
     (
         f"{MODEL}.num_classes", 5,
@@ -82,7 +82,7 @@ TABLE: list[tuple[str, Any, str]] = [
         f"{MODEL}.optimzer_config", {},
         "model.init_args.optimzer_config: ImageClassifier takes no 'optimzer_config'. It takes "
         "model_name, pretrained, num_classes, freeze_encoder, optimizer_config, scheduler_config, "
-        "task, class_weights, thresholds. Did you mean 'optimizer_config'?",
+        "task, class_weights, thresholds, model_args, drop_rate, drop_path_rate and 3 more. Did you mean 'optimizer_config'?",
     ),
     (
         "model.class_path", "classifier.ImageClasifier",
@@ -304,7 +304,9 @@ def test_image_size_that_the_encoder_refuses_names_the_right_one(config: Any, sa
         main(["--config", save(config)])
     text = str(caught.value)
     assert text.startswith("data.init_args.augmentations.train: gives images of 32 x 32 pixels")
-    assert text.endswith("Resize to 224 x 224, or write null.")
+    assert text.endswith(
+        "write null, or give model.init_args.image_size: 32 if the encoder can take it."
+    )
 
 
 def test_program_ends_with_code_2_and_no_traceback(
