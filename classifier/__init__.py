@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from classifier.callbacks.averaging import EpochWeightAveraging
     from classifier.callbacks.cost import ModelCost
     from classifier.callbacks.metrics import MetricsLogger
+    from classifier.callbacks.soup import GreedySoup
     from classifier.data.augmentations import RandomResizedCrop, TorchvisionTransform
     from classifier.data.datamodule import ImageDataModule
     from classifier.data.datasets import ImageDataset
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CsvImageDataset",
+    "EpochWeightAveraging",
     "FolderImageDataset",
+    "GreedySoup",
     "HuggingFaceDataset",
     "ImageClassifier",
     "ImageDataModule",
@@ -41,7 +45,9 @@ __all__ = [
 
 _HOMES = {
     "CsvImageDataset": "classifier.data.tables",
+    "EpochWeightAveraging": "classifier.callbacks.averaging",
     "FolderImageDataset": "classifier.data.folders",
+    "GreedySoup": "classifier.callbacks.soup",
     "HuggingFaceDataset": "classifier.data.hub_datasets",
     "ImageClassifier": "classifier.model.classifier",
     "ImageDataModule": "classifier.data.datamodule",

@@ -12,8 +12,10 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+import classifier.callbacks.averaging
 import classifier.callbacks.cost
 import classifier.callbacks.metrics
+import classifier.callbacks.soup
 import classifier.data.datamodule
 import classifier.model.classifier  # noqa: F401  (short class names need their classes imported)
 from classifier.data.datamodule import AUGMENTATIONS

@@ -234,7 +234,7 @@ def class_paths(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_import_path(key: str, value: str) -> bool:
-    named_by_name = (".optimizer_config.name", ".scheduler_config.name")
+    named_by_name = (".optimizer_config.name", ".scheduler_config.name", ".loss_config.name")
     if key.endswith(".model_name"):
         return IMPORT_PATH.match(value) is not None  # timm/resnet18.a1_in1k is none
     return key.endswith(named_by_name) and "." in value

@@ -92,6 +92,8 @@ def _why_not(
         return "a data set of your own that is no classifier.ImageDataset has no content hashes"
     if any(item.pipeline.name is None for item in stages):
         return "the augmentations cannot be told from others"
+    if model.mixing is not None:
+        return "mixup_config mixes images"
     if stages[0].pipeline.is_random and data.feature_views is None:
         log.info(
             "the encoder is frozen, but its input is augmented anew every epoch: "

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from classifier.callbacks.cost import ModelCost
 from classifier.callbacks.metrics import MetricsLogger
+from classifier.callbacks.soup import check_soup
 from classifier.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def check_monitors(
     """
     names = known_names(callbacks, data)
     closed = logs_known_names_only(callbacks, model)
+    check_soup(callbacks, listed)
     for key, monitor, mode in _monitors(callbacks, model, listed):
         if monitor not in names and closed:
             raise ConfigError(

@@ -24,6 +24,7 @@ RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 BEST = "best.ckpt"
 LAST = "last.ckpt"
+SOUP = "soup.ckpt"
 ERROR = "error.txt"  # what a trial said when it failed
 _TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
 # Set for the further processes of a distributed run, which share the first one's folder.
@@ -50,6 +51,8 @@ class Result:
         best_metrics: Every metric as it was when the best checkpoint was written.
         best_checkpoint: Relative to the run folder; None where none was written.
         last_checkpoint: Relative to the run folder.
+        soup: Of GreedySoup: monitor, best_score (of one checkpoint), score, ingredients,
+            num_checkpoints, and checkpoint, which is None when no average was better.
         checkpoint: What was resumed, evaluated or predicted with.
         predictions: Path of predictions.csv relative to the run folder.
         num_images: Rows of predictions.csv, or images that were checked.
@@ -71,6 +74,7 @@ class Result:
     best_metrics: dict[str, float] = field(default_factory=dict)
     best_checkpoint: str | None = None
     last_checkpoint: str | None = None
+    soup: dict[str, Any] | None = None
     checkpoint: str | None = None
     predictions: str | None = None
     num_images: int | None = None

@@ -21,9 +21,11 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from classifier.callbacks.averaging import tell_late_start
 from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunRecorder
+from classifier.callbacks.soup import GreedySoup
 from classifier.callbacks.table import MetricsTable
 from classifier.checkpoints import WholeFileIO
 from classifier.errors import ConfigError
@@ -189,6 +191,9 @@ def fit(
         recorder: Its `resumed_from` is where the training goes on.
     """
     source = recorder.resumed_from
+    if tell_late_start(trainer.callbacks) and trainer.num_devices == 1:
+        # Lightning's averages of weights stay where the weights are before the training.
+        model.to(trainer.strategy.root_device)
     try:
         with recorder.obeying_signals(), redirect_stdout(sys.stderr):
             trainer.fit(
@@ -197,6 +202,9 @@ def fit(
             )  # fmt: skip
     finally:
         collect(trainer, run)
+    for soup in [c for c in trainer.callbacks if isinstance(c, GreedySoup)]:
+        with recorder.obeying_signals(), redirect_stdout(sys.stderr):
+            run.result.soup = soup.cook(trainer, model, data, run.checkpoints, recorder)
 
 
 def evaluate(

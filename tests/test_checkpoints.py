@@ -97,6 +97,7 @@ def test_checkpoint_cannot_name_code_outside_the_trusted_packages(
     [
         ("optimizer_config", {"name": "os.system"}),
         ("scheduler_config", {"name": "subprocess.run"}),
+        ("loss_config", {"name": "os.system"}),
     ],
 )
 def test_checkpoint_cannot_name_code_by_name(

@@ -82,8 +82,9 @@ def test_class_paths_are_found_wherever_they_hide() -> None:
         "a": [{"class_path": "p.Q"}],
         "model": {"init_args": {"optimizer_config": {"name": "x.Y"}}},
         "c": {"init_args": {"metrics": ["m.N"]}},
+        "d": {"init_args": {"loss_config": {"name": "l.M"}}},
     }
-    assert [path for _, path in class_paths(tree)] == ["p.Q", "x.Y", "m.N"]
+    assert [path for _, path in class_paths(tree)] == ["p.Q", "x.Y", "m.N", "l.M"]
 
 
 @given(st.text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from classifier.model.deferred import CHECKPOINT_KEY as CHECKPOINT_KEY
 from classifier.model.deferred import DeferredNetwork
 from classifier.model.encoders import NetworkOptions
 from classifier.model.freezing import num_frozen_groups
+from classifier.model.mixing import build_mixing
 from classifier.model.optimizers import OPTIMIZER, build_optimizer
 from classifier.model.schedules import (
     build_scheduler,
@@ -22,6 +24,7 @@ from classifier.model.schedules import (
     forget_length,
     planned_length,
 )
+from classifier.model.training_loss import TrainingLoss, check_loss
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,11 @@ class ImageClassifier(DeferredNetwork):
             own; pretrained position embeddings are interpolated.
         channels_last: memory format of weights and images; null is true for convolutional
             encoders. Changes the speed, not the result.
+        loss_config: `name` (cross_entropy, bce, focal, or the import path of a torch.nn.Module that
+            takes logits and targets) and its arguments, of the training alone; null is
+            cross_entropy, in multilabel bce.
+        mixup_config: `mixup_alpha`, `cutmix_alpha`, `prob`, `switch_prob` and `mixup_off_epoch` of
+            Mixup and CutMix; null mixes nothing.
 
     Raises:
         ConfigError: a name, argument or number that cannot be.
@@ -82,6 +90,8 @@ class ImageClassifier(DeferredNetwork):
         head: dict[str, Any] | None = None,
         image_size: int | list[int] | None = None,
         channels_last: bool | None = None,
+        loss_config: dict[str, Any] | None = None,
+        mixup_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(task, thresholds)
         self.save_hyperparameters()
@@ -98,6 +108,9 @@ class ImageClassifier(DeferredNetwork):
         self.head = head
         self.image_size = image_size
         self.channels_last = channels_last
+        self.loss_config = loss_config
+        self.mixing = build_mixing(mixup_config)
+        self.training_loss: TrainingLoss | None = None
         # Kept by this class and not by Lightning, whose running means are lost in a resume.
         self.train_loss = MeanMetric()
         self.train_loss.persistent(True)
@@ -116,6 +129,7 @@ class ImageClassifier(DeferredNetwork):
         self.network_options()  # refuses what is out of range
         build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
         check_scheduler(self.scheduler_config)
+        check_loss(self.loss_config, self.task)
 
     @property
     def lr(self) -> float | None:
@@ -181,18 +195,43 @@ class ImageClassifier(DeferredNetwork):
         assert self.prefix is not None
         return self.prefix.finish(batch[0])
 
+    def weigh_classes(self, class_counts: Sequence[int] | None) -> None:
+        """Resolve class_weights, and with them the loss, for the training data.
+
+        Args:
+            class_counts: Training images per class, for `auto`.
+        """
+        super().weigh_classes(class_counts)
+        self.training_loss = TrainingLoss(
+            self.loss_config, self.task or tasks.MULTICLASS, len(self.class_names or []),
+            self.loss_weights, soft=self.mixing is not None,
+        )  # fmt: skip
+
     def on_fit_start(self) -> None:
-        """Have the class weights at hand, also after `load_from_checkpoint`."""
-        if self.class_weights is not None and self.loss_weights is None:
+        """Have the loss at hand, also after `load_from_checkpoint`."""
+        if self.training_loss is None:
             data = getattr(self.trainer, "datamodule", None)
-            self.weigh_classes(tasks.class_facts(data)["class_counts"])
-        if self.loss_weights is not None:
-            self.loss_weights = self.loss_weights.to(self.device)
+            counts = tasks.class_facts(data)["class_counts"] if self.class_weights else None
+            self.weigh_classes(counts)
+        if self.mixing is not None:
+            self.mixing.plan(self.trainer)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """One batch of (images, targets, ...): logs train_loss, returns loss and logits."""
-        outputs = self._step(batch, self.loss_weights)
-        loss = outputs["loss"]
+        """One batch of (images, targets, ...): logs train_loss, returns loss and logits.
+
+        The targets that it returns, with which metrics compare, are those of the image that has
+        the larger share in a mixed one.
+        """
+        assert self.training_loss is not None
+        if self.mixing is None:
+            logits, targets, main = self._logits(batch), batch[1], batch[1]
+        else:
+            images, targets, main = self.mixing(
+                self.normalised(batch[0]), batch[1], len(self.class_names or []), self.current_epoch
+            )
+            logits = self(images)
+        loss = self.training_loss(logits, targets)
+        outputs = {"loss": loss, "logits": logits.detach(), "targets": main}
         if not torch.isfinite(loss):
             raise RunError(self._not_finite(loss, batch, batch_idx))
         size = len(outputs["targets"])
@@ -241,14 +280,11 @@ class ImageClassifier(DeferredNetwork):
         """
         return tasks.decisions(probabilities, self.thresholds)
 
-    def _step(self, batch: Any, weights: Tensor | None = None) -> dict[str, Tensor]:
-        targets = batch[1]
-        logits = self._logits(batch)
-        loss = losses.classification_loss(logits, targets, self.task or tasks.MULTICLASS, weights)
-        return {"loss": loss, "logits": logits.detach(), "targets": targets}
-
     def _evaluation_step(self, batch: Any, stage: str) -> dict[str, Tensor]:
-        outputs = self._step(batch)
+        logits, targets = self._logits(batch), batch[1]
+        # Whatever loss trains, the plain one is logged, so that runs compare.
+        loss = losses.classification_loss(logits, targets, self.task or tasks.MULTICLASS)
+        outputs = {"loss": loss, "logits": logits.detach(), "targets": targets}
         if not torch.isfinite(outputs["loss"]):
             raise RunError(
                 f"the {stage} loss became {outputs['loss'].item()}: the weights are broken. "

@@ -57,6 +57,17 @@ TABLE: list[tuple[str, Any, str]] = [
         "Did you mean 'momentum'?",
     ),
     (
+        f"{MODEL}.loss_config", {"name": "focl"},
+        "model.init_args.loss_config.name: unknown loss, got 'focl'. Write cross_entropy, bce, "
+        "focal, or the import path of a class. Did you mean 'focal'?",
+    ),
+    (
+        f"{MODEL}.mixup_config", {"mixup_alfa": 0.2},
+        "model.init_args.mixup_config.mixup_alfa: Mixing takes no 'mixup_alfa'. It takes "
+        "mixup_alpha, cutmix_alpha, prob, switch_prob, mixup_off_epoch. "
+        "Did you mean 'mixup_alpha'?",
+    ),
+    (
         f"{MODEL}.optimizer_config.lr", "fast",
         "model.init_args.optimizer_config.lr: must be a number, got 'fast'.",
     ),
@@ -82,7 +93,7 @@ TABLE: list[tuple[str, Any, str]] = [
         f"{MODEL}.optimzer_config", {},
         "model.init_args.optimzer_config: ImageClassifier takes no 'optimzer_config'. It takes "
         "model_name, pretrained, num_classes, freeze_encoder, optimizer_config, scheduler_config, "
-        "task, class_weights, thresholds, model_args, drop_rate, drop_path_rate and 3 more. Did you mean 'optimizer_config'?",
+        "task, class_weights, thresholds, model_args, drop_rate, drop_path_rate and 5 more. Did you mean 'optimizer_config'?",
     ),
     (
         "model.class_path", "classifier.ImageClasifier",

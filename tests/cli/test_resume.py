@@ -85,6 +85,22 @@ def test_resume_after_a_signal_with_dropout_workers_and_schedule(
     assert resumed.metrics == whole.metrics
 
 
+def test_resume_mixes_and_smooths_as_an_uninterrupted_training(
+    train: Any, config: Any, interrupted: Any
+) -> None:
+    config["model"]["init_args"] |= {
+        "mixup_config": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "prob": 0.9},
+        "loss_config": {"name": "bce", "label_smoothing": 0.1},
+        "class_weights": {"red": 2.0},
+    }
+    whole = train("--trainer.max_epochs", EPOCHS)
+    interrupted(signal.SIGTERM, 4)
+    resumed = train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "last")
+    assert resumed.metrics == whole.metrics
+    before, after = weights(whole.output_dir), weights(resumed.output_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_resume_goes_on_to_more_epochs_with_nothing_but_the_checkpoint(train: Any) -> None:
     first = train()
     more = main(
