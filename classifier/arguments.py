@@ -15,6 +15,7 @@ _WORDS = {
     "validate": "validate",
     "test": "test",
     "predict": "predict",
+    "lr_find": "lr_find",
 }
 _MODE_FLAGS = {
     "--val": "validate",
@@ -23,6 +24,7 @@ _MODE_FLAGS = {
     "--predict": "predict",
     "--export": "export",
     "--check": "check",
+    "--lr_find": "lr_find",
 }
 _FLAGS = (
     *_MODE_FLAGS,
@@ -44,9 +46,10 @@ Modes
   python main.py --predict [PATH ...] --ckpt_path CKPT
                                                     predict images, folders, or the configured one
   python main.py --check --config FILE              verify configuration and data, train nothing
+  python main.py --lr_find --config FILE            suggest a learning rate, change nothing
   python main.py --print_config --config FILE       print the resolved configuration
 
-  fit, validate, test and predict as a first word mean the same as the flags.
+  fit, validate, test, predict and lr_find as a first word mean the same as the flags.
   CKPT is a .ckpt file or a run folder, which stands for its best checkpoint. With a checkpoint no
   --config is needed: it carries its configuration, class names and preprocessing.
 
@@ -83,7 +86,7 @@ class Command:
     """What is asked for.
 
     Args:
-        mode: train, validate, test, predict, export or check.
+        mode: train, validate, test, predict, export, check or lr_find.
         configs: Configuration files, later ones win.
         overrides: (dotted key, text) pairs in the order given.
         ckpt_path: A checkpoint file, a run folder, or `last`; None without one.

@@ -64,7 +64,7 @@ class Assembly:
         path = self.command.ckpt_path or top.get("ckpt_path")
         if path is None:
             return
-        if path == "last" and self.command.mode == "train":
+        if path == "last" and self.command.mode in ("train", "lr_find"):
             found = newest_unfinished(self.experiment)
             if found is None:
                 log.info(
@@ -93,7 +93,7 @@ class Assembly:
 
     def _saved(self, top: Mapping[str, Any]) -> dict[str, Any]:
         """What the checkpoint's own configuration contributes."""
-        training = self.command.mode in ("train", "check")
+        training = self.command.mode in ("train", "check", "lr_find")
         if self.checkpoint is None or (training and top.get("only_weights_load") and self.layers):
             return {}
         # How its own training began does not say how this one does.

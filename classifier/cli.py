@@ -107,6 +107,16 @@ class ClassifierCLI(LightningCLI):
             warnings.filterwarnings("ignore", message="(?s).*does not round-trip")
             return str(self.parser.dump(self.config, skip_unset=False))
 
+    def settle(self, key: str, value: Any) -> None:
+        """Write what was found out into the resolved configuration.
+
+        Args:
+            key: Dotted path with `init_args`.
+            value: The new value.
+        """
+        self.config[key] = value
+        self.__dict__.pop("_dumped", None)
+
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data."""
         # Written by jsonargparse, so in PyYAML's own dialect. The C loader is ten times faster.

@@ -11,18 +11,26 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 
 from classifier.arguments import Command
 from classifier.assembly import Assembly
+from classifier.callbacks.finders import BATCH_SIZE, FINDERS, keep_batch_size, keep_rates
 from classifier.callbacks.recorder import RunRecorder
-from classifier.checkpoints import check_unfinished
+from classifier.checkpoints import CONFIG_KEY, check_unfinished
 from classifier.cli import ClassifierCLI, print_all_keys
 from classifier.data.datamodule import ImageDataModule
 from classifier.data.folders import ImagePathsDataset
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.files import write_text
-from classifier.frozen import run_frozen_part_once
+from classifier.finding import (
+    check_auto_batch_size,
+    find_batch_size,
+    find_rate,
+    range_test_arguments,
+)
+from classifier.frozen import on_images, run_frozen_part_once
+from classifier.memory import AUTO_BATCH_SIZE, out_of_memory
 from classifier.model.tasks import class_facts
 from classifier.monitors import (
     check_monitors,
@@ -45,7 +53,6 @@ from classifier.runs import (
 )
 from classifier.terminal import (
     Log,
-    in_plain_words,
     print_result,
     quiet_known_noise,
     show,
@@ -94,6 +101,7 @@ class _Job(Assembly):
         super().__init__(command, layers, experiment)
         self.started = started
         self.record = record
+        self.data: Any = None
 
     def execute(self) -> Result | None:
         if self.command.help == "all":
@@ -107,7 +115,7 @@ class _Job(Assembly):
 
                 print(yaml.safe_dump({"optuna": shown(self.sweep)}, sort_keys=False), end="")
             return None
-        if self.command.mode in ("train", "check"):
+        if self.command.mode in ("train", "check", "lr_find"):
             return self._train(cli)
         return self._evaluate(cli)
 
@@ -124,23 +132,25 @@ class _Job(Assembly):
         resumed = None if only_weights else self.checkpoint
         if only_weights and self.checkpoint is not None:
             model.pretrained = False  # type: ignore[assignment]  # the checkpoint has the weights
+        self.data, mode = data, self.command.mode
+        if mode == "lr_find":
+            arguments = range_test_arguments(arguments, resumed)
         check_unfinished(resumed, arguments.get("max_epochs"))
+        if resumed is not None:
+            self._keep_found(cli, model, arguments, resumed)
         callbacks: list[Callback] = as_list(arguments.get("callbacks"))
         check_monitors(callbacks, model, data, callbacks)
-        trainer = build_trainer(arguments, "train", default_monitor(callbacks, data))
-        missing = None
-        if self._looks_at(data):
-            missing = prepare_check(model, data, resumed, from_weights=only_weights)
-        else:
-            prepare_training(model, data, resumed, from_weights=only_weights)
-        check_metrics(callbacks, model)
-        if only_weights and self.checkpoint is not None:
-            load_weights(model, self.checkpoint)
-        if self.command.mode == "check":
+        monitor = default_monitor(callbacks, data)
+        trainer = build_trainer(arguments, "lr_find" if mode == "lr_find" else "train", monitor)
+        check_auto_batch_size(data, trainer)
+        missing = self._prepare(model, data, callbacks, resumed, only_weights)
+        if mode == "lr_find":
+            run = self._create_run(mode, cli)
+            return self._carry_out(run, lambda: find_rate(trainer, model, data, run))
+        if mode == "check":
             facts = self._survey(cli, trainer, model, data, callbacks)
             return self._check(cli, data, facts, missing)
-        if not arguments["fast_dev_run"]:
-            run_frozen_part_once(model, data, callbacks)
+        run_frozen_part_once(model, data, trainer)
         run = self._create_run("train", cli)
         source = self.checkpoint_file if resumed is not None else None
         history = source.parent.parent / "metrics.csv" if source is not None else None
@@ -151,7 +161,63 @@ class _Job(Assembly):
         attach(trainer, run, recorder, history)
         if arguments.get("enable_checkpointing") is not False and not arguments["fast_dev_run"]:
             attach_checkpoints(trainer, run)
-        return self._carry_out(run, lambda: fit(trainer, model, data, run, recorder))
+
+        def work() -> None:
+            if getattr(data, "auto_batch_size", False):
+                with on_images(model, data):
+                    self._find_batch_size(cli, arguments, model, run, recorder)
+            fit(trainer, model, data, run, recorder)
+
+        return self._carry_out(run, work)
+
+    def _keep_found(
+        self, cli: ClassifierCLI, model: Any, arguments: dict[str, Any], resumed: dict[str, Any]
+    ) -> None:
+        """A resumed training has its learning rate and its batch size already.
+
+        Lightning's finders end by restoring a checkpoint of their own: the place where the resumed
+        training stood would be lost.
+        """
+        listed = as_list(arguments.get("callbacks"))
+        if any(isinstance(callback, LearningRateFinder) for callback in listed):
+            keep_rates(model, resumed)
+        by_callback = any(isinstance(callback, BatchSizeFinder) for callback in listed)
+        if by_callback or getattr(self.data, "auto_batch_size", False):
+            keep_batch_size(self.data, resumed[CONFIG_KEY])
+            cli.settle(BATCH_SIZE, self.data.batch_size)
+        if getattr(self.data, "auto_batch_size", False):
+            self.data.auto_batch_size = False
+            cli.settle(AUTO_BATCH_SIZE, False)
+        arguments["callbacks"] = [item for item in listed if not isinstance(item, FINDERS)]
+
+    def _find_batch_size(
+        self,
+        cli: ClassifierCLI,
+        arguments: dict[str, Any],
+        model: Any,
+        run: Run,
+        recorder: RunRecorder,
+    ) -> None:
+        """Find it, and write it where this run is described, so that it can be repeated."""
+        self.data.batch_size = find_batch_size(arguments, model, self.data, run)
+        cli.settle(BATCH_SIZE, self.data.batch_size)
+        cli.settle(AUTO_BATCH_SIZE, False)
+        run.write_config(cli.dump())
+        recorder.config = cli.plain()
+
+    def _prepare(
+        self, model: Any, data: Any, callbacks: list[Callback], resumed: Any, only_weights: bool
+    ) -> ConfigError | None:
+        """Make sure of all that can be, and give what is wrong with the weights before a check."""
+        missing = None
+        if self._looks_at(data):
+            missing = prepare_check(model, data, resumed, from_weights=only_weights)
+        else:
+            prepare_training(model, data, resumed, from_weights=only_weights)
+        check_metrics(callbacks, model)
+        if only_weights and self.checkpoint is not None:
+            load_weights(model, self.checkpoint)
+        return missing
 
     def _looks_at(self, data: Any) -> bool:
         """Whether this is a check of all images; a sweep's own check before trial 0 is quick."""
@@ -202,6 +268,7 @@ class _Job(Assembly):
         assert self.checkpoint is not None
         mode = self.command.mode
         model, data, arguments = cli.build()
+        self.data = data
         if self.command.paths:
             data.dataset_classes["predict"] = ImagePathsDataset(self.command.paths)  # type: ignore[attr-defined]
         trainer = build_trainer(arguments, mode, None)
@@ -254,7 +321,7 @@ class _Job(Assembly):
         except Exception as error:
             result.status, result.error = "failed", f"{type(error).__name__}: {error}"
             log.error("%s", traceback.format_exc())
-            known = in_plain_words(error)
+            known = out_of_memory(error, getattr(self.data, "batch_size", None), result.mode)
             if known is None:
                 raise
             raise RunError(known) from error

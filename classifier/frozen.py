@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, Callback
+from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor
 
 from classifier.data.datamodule import ImageDataModule
@@ -48,27 +49,29 @@ class FrozenPart:
 
 
 def run_frozen_part_once(
-    model: L.LightningModule, data: L.LightningDataModule, callbacks: Sequence[Callback]
+    model: L.LightningModule, data: L.LightningDataModule, trainer: L.Trainer
 ) -> None:
     """Let the data module keep features, where that gives the same training.
 
     Args:
         model: Built; in the mode in which it is trained.
         data: Set up.
-        callbacks: Of the training.
+        trainer: Of the training.
 
     Raises:
         ConfigError: feature_views where there is nothing to keep.
     """
     if not (isinstance(model, ImageClassifier) and isinstance(data, ImageDataModule)):
         return
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return  # one batch is not worth the encoding of all images
     model.prefix = data.encoder = None
     if not data.cache_features or all(p.requires_grad for p in model.parameters()):
         reason: str | None = "the encoder is not frozen"
         if not data.cache_features:
             reason = "cache_features is false"
     else:
-        reason = _why_not(model, data, callbacks)
+        reason = _why_not(model, data, trainer)
     if reason is None:
         model.prefix = _prefix(model, data)
         reason = None if model.prefix is not None else "no frozen part can be cut off"
@@ -82,16 +85,35 @@ def run_frozen_part_once(
         )  # fmt: skip
 
 
-def _why_not(
-    model: ImageClassifier, data: ImageDataModule, callbacks: Sequence[Callback]
-) -> str | None:
-    if any(isinstance(callback, BaseFinetuning) for callback in callbacks):
+@contextmanager
+def on_images(model: Any, data: Any) -> Iterator[None]:
+    """Have images for a while, as a search for what fits into memory needs them.
+
+    Args:
+        model: Of the training.
+        data: Of the training.
+    """
+    kept = getattr(model, "prefix", None), getattr(data, "encoder", None)
+    if kept[1] is None:
+        yield
+        return
+    model.prefix, data.encoder = None, None
+    try:
+        yield
+    finally:
+        model.prefix, data.encoder = kept
+
+
+def _why_not(model: ImageClassifier, data: ImageDataModule, trainer: Any) -> str | None:
+    if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):
         return "a callback unfreezes it"
     stages = [data.stage("train"), *([data.stage("val")] if data.has_validation() else [])]
     if not all(isinstance(item.source, ImageDataset) for item in stages):
         return "a data set of your own that is no classifier.ImageDataset has no content hashes"
     if any(item.pipeline.name is None for item in stages):
         return "the augmentations cannot be told from others"
+    if model.unfreeze_schedule is not None:
+        return "unfreeze_schedule frees it"
     if model.mixing is not None:
         return "mixup_config mixes images"
     if stages[0].pipeline.is_random and data.feature_views is None:

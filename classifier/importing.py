@@ -93,6 +93,7 @@ def check_arguments(
     arguments: Mapping[str, Any],
     key: str,
     hidden: Collection[str] = (),
+    beside: Collection[str] = (),
 ) -> None:
     """Refuse arguments that a class or function does not take.
 
@@ -101,6 +102,7 @@ def check_arguments(
         arguments: What it will be called with.
         key: The configuration key that holds the arguments.
         hidden: Parameters that are not the user's to give.
+        beside: Keys that stand beside the arguments, for the message.
 
     Raises:
         ConfigError: names the argument and the nearest parameter.
@@ -108,7 +110,7 @@ def check_arguments(
     known = parameters_of(function)
     if known is None:
         return
-    options = [name for name in known if name not in hidden]
+    options = [*(name for name in known if name not in hidden), *beside]
     for name in arguments:
         if name not in options:
             raise ConfigError(

@@ -42,7 +42,7 @@ class Result:
     """What a run came to: returned by `main`, and the content of result.json.
 
     Args:
-        mode: train, validate, test, predict or check.
+        mode: train, validate, test, predict, check or lr_find.
         status: running, completed, interrupted or failed.
         output_dir: The run folder.
         metrics: Final value of every logged metric, by its name.
@@ -61,6 +61,7 @@ class Result:
         num_steps: Optimizer steps in all.
         precision: What the trainer really used.
         seed: Of this run.
+        found: Keys that a finder tried values for, with what it found.
         wall_seconds: From the start of the command to its end.
         error: Why the run failed.
     """
@@ -83,6 +84,7 @@ class Result:
     num_steps: int | None = None
     precision: str | None = None
     seed: int | None = None
+    found: dict[str, Any] = field(default_factory=dict)
     wall_seconds: float | None = None
     error: str | None = None
 

@@ -128,24 +128,6 @@ def without_traceback(error: Exception) -> str:
     return (found[1] if found else str(error)).strip()
 
 
-def in_plain_words(error: Exception) -> str | None:
-    """What a user can do about errors that come from the machine."""
-    import torch
-
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the GPU's memory is full. Lower data.init_args.batch_size, and raise "
-            "trainer.accumulate_grad_batches to keep the effective batch"
-        )
-    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
-        return (
-            "a DataLoader worker died, most often because memory ran out. Lower "
-            "data.init_args.num_workers or data.init_args.batch_size"
-        )
-    return None
-
-
 def show(text: str) -> None:
     """Print a line of the result. Nobody may be listening: `| head -1` is no failed run."""
     try:
@@ -175,6 +157,8 @@ def print_result(result: Result) -> None:
     """Print metrics, the best score, and where predictions are."""
     for name, value in result.metrics.items():
         show(f"{name}: {value:.6g}")
+    if result.mode == "lr_find":
+        show(", ".join(f"{key}: {value:.3g}" for key, value in result.found.items()))
     if result.best_score is not None:
         show(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
     if result.predictions is not None:

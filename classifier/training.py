@@ -22,6 +22,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from classifier.callbacks.averaging import tell_late_start
+from classifier.callbacks.finders import FINDERS, FinderRecord
 from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunRecorder
@@ -43,7 +44,7 @@ def build_trainer(
 
     Args:
         arguments: Of lightning.Trainer, callbacks instantiated.
-        mode: train, validate, test or predict.
+        mode: train, validate, test, predict or lr_find.
         monitor: Metric and mode by which the best checkpoint is chosen by default; None without
             validation data.
 
@@ -98,8 +99,8 @@ def _one_device(devices: Any) -> Any:
     if devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1):
         return devices
     raise ConfigError(
-        "trainer.devices", "validation, test and prediction run on one device", got=devices,
-        remedy="Write 1",
+        "trainer.devices", "validation, test, prediction and lr_find run on one device",
+        got=devices, remedy="Write 1",
     )  # fmt: skip
 
 
@@ -132,6 +133,8 @@ def attach(trainer: Any, run: Run, recorder: RunRecorder, history: Path | None) 
     """
     # After the metrics: what it saves on a signal then counts the batch just done.
     trainer.callbacks.extend([recorder, EpochLine()])
+    if any(isinstance(callback, FINDERS) for callback in trainer.callbacks):
+        trainer.callbacks.append(FinderRecord(recorder))
     if trainer.fast_dev_run:
         return
     trainer.loggers = [*trainer.loggers, MetricsTable(run.folder, history, recorder.resumed_step)]

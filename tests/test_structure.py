@@ -17,7 +17,7 @@ FLOORS = [
     ["classifier.warm"],
     ["classifier.execution"],
     ["classifier.surveying", "classifier.verifying"],
-    ["classifier.assembly"],
+    ["classifier.assembly", "classifier.finding"],
     ["classifier.cli", "classifier.arguments", "classifier.preparing", "classifier.training"],
     ["classifier.monitors", "classifier.frozen"],
     ["classifier.explain"],
@@ -25,7 +25,7 @@ FLOORS = [
     ["classifier.terminal"],
     ["classifier.model", "classifier.data", "classifier.checkpoints"],
     ["classifier.runs", "classifier.importing", "classifier.preprocessing", "classifier.config"],
-    ["classifier.errors", "classifier.files", "classifier.trees"],
+    ["classifier.errors", "classifier.files", "classifier.trees", "classifier.memory"],
 ]
 
 

@@ -32,6 +32,7 @@ from classifier.data.rules import (
     DATA,
     DATASETS,
     Rules,
+    check_augmentations,
     check_choice,
     check_minimum,
     check_stages,
@@ -83,6 +84,8 @@ class ImageDataModule(L.LightningDataModule):
             epochs go round, at least 1; null is a new one every epoch, so nothing to keep.
         cache_size: Shorter side, in pixels, of images that are kept for your own transforms; null
             is the encoder's resize.
+        auto_batch_size: Before a training, find the largest batch_size, a power of two, that fits
+            into memory, at most all training images; the run's config.yaml has it then.
 
     Raises:
         ConfigError: a value out of its range, an unknown stage, or data that cannot be used.
@@ -112,10 +115,12 @@ class ImageDataModule(L.LightningDataModule):
         cache_size: int | None = None,
         cache_features: bool = True,
         feature_views: int | None = None,
+        auto_batch_size: bool = False,
     ) -> None:
         super().__init__()
         self.dataset_classes: dict[str, Any] = dict(dataset_classes)
         self.batch_size = batch_size
+        self.auto_batch_size = auto_batch_size
         self.num_workers = num_workers
         self.create_dataset = create_dataset
         self.augmentations = {
@@ -247,7 +252,7 @@ class ImageDataModule(L.LightningDataModule):
     def _make_stage(self, name: str) -> StageDataset:
         chosen = self.selection.members(name)
         source = chosen.source
-        _check_augmentations(source, f"{DATASETS}.{name}")
+        check_augmentations(source, f"{DATASETS}.{name}")
         which = "train" if name == "train" else "val"
         transforms = self.augmentations.get(which)
         pipeline, resized = build_pipeline(
@@ -343,14 +348,6 @@ class ImageDataModule(L.LightningDataModule):
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
             loader.num_batches_done = lambda: progress.current.ready
         return loader
-
-
-def _check_augmentations(dataset: Any, key: str) -> None:
-    if not hasattr(dataset, "augmentations"):
-        raise ConfigError(
-            key, f"{type(dataset).__name__} has no attribute augmentations",
-            remedy="Let its __init__ take augmentations=None and keep it as self.augmentations",
-        )  # fmt: skip
 
 
 def _world(trainer: L.Trainer | None) -> tuple[int, int]:

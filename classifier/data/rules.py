@@ -120,3 +120,17 @@ def check_stages(given: Mapping[str, Any], key: str, known: Collection[str]) -> 
                 f"{key}.{name}", "unknown stage", remedy=f"The stages are {', '.join(known)}",
                 name=name, options=known,
             )  # fmt: skip
+
+
+def check_augmentations(dataset: Any, key: str) -> None:
+    """Refuse a data set that cannot be given a pipeline.
+
+    Args:
+        dataset: Any map-style data set.
+        key: Of the configuration that holds it.
+    """
+    if not hasattr(dataset, "augmentations"):
+        raise ConfigError(
+            key, f"{type(dataset).__name__} has no attribute augmentations",
+            remedy="Let its __init__ take augmentations=None and keep it as self.augmentations",
+        )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -15,9 +16,11 @@ from classifier.model import losses, tasks
 from classifier.model.deferred import CHECKPOINT_KEY as CHECKPOINT_KEY
 from classifier.model.deferred import DeferredNetwork
 from classifier.model.encoders import NetworkOptions
-from classifier.model.freezing import num_frozen_groups
+from classifier.model.freezing import check_unfreeze_schedule, num_frozen_groups
 from classifier.model.mixing import build_mixing
-from classifier.model.optimizers import OPTIMIZER, build_optimizer
+from classifier.model.optimizers import build_optimizer, completed, highest_rate, with_highest_rate
+from classifier.model.parameter_groups import OPTIMIZER
+from classifier.model.range_test import ends_range_test, follow_new_rate
 from classifier.model.schedules import (
     build_scheduler,
     check_scheduler,
@@ -25,10 +28,9 @@ from classifier.model.schedules import (
     planned_length,
 )
 from classifier.model.training_loss import TrainingLoss, check_loss
+from classifier.model.unfreezing import Unfreezing
 
 log = logging.getLogger(__name__)
-
-DEFAULT_OPTIMIZER = {"name": "AdamW", "lr": 3e-4, "weight_decay": 0.05}
 
 
 class ImageClassifier(DeferredNetwork):
@@ -44,7 +46,11 @@ class ImageClassifier(DeferredNetwork):
         num_classes: null takes it from the data; a number that disagrees with the data is an error.
         freeze_encoder: false, true, or the fraction in [0, 1] of the encoder's layer groups, from
             the input side, that are not trained. The head always is.
-        optimizer_config: `name` (torch.optim class, timm name or import path) and its arguments.
+        optimizer_config: `name` (torch.optim class, timm name or import path) and its arguments;
+            without a name AdamW with lr 3e-4 and weight_decay 0.05 where these are not given.
+            `lr_backbone` and `lr_head` (each lr by default) are the encoder's and the head's rates;
+            `layer_decay` in (0, 1] lowers the encoder's by this factor for each layer group from
+            the output; `decay_norms_and_biases: true` decays these weights too.
         scheduler_config: `name` (cosine, linear, step, plateau, one_cycle, constant, a class of
             torch.optim.lr_scheduler or an import path), `warmup_epochs` or `warmup_ratio`, and the
             schedule's arguments; null keeps the learning rate.
@@ -68,6 +74,9 @@ class ImageClassifier(DeferredNetwork):
             cross_entropy, in multilabel bce.
         mixup_config: `mixup_alpha`, `cutmix_alpha`, `prob`, `switch_prob` and `mixup_off_epoch` of
             Mixup and CutMix; null mixes nothing.
+        unfreeze_schedule: Epoch, from 0 -> what is trained from then on: head, all, or the fraction
+            in [0, 1] of the encoder's layer groups, from the output side, beside the head. For
+            example {0: head, 2: 0.25, 4: all}; instead of freeze_encoder.
 
     Raises:
         ConfigError: a name, argument or number that cannot be.
@@ -92,6 +101,7 @@ class ImageClassifier(DeferredNetwork):
         channels_last: bool | None = None,
         loss_config: dict[str, Any] | None = None,
         mixup_config: dict[str, Any] | None = None,
+        unfreeze_schedule: dict[int, Any] | None = None,
     ) -> None:
         super().__init__(task, thresholds)
         self.save_hyperparameters()
@@ -99,7 +109,9 @@ class ImageClassifier(DeferredNetwork):
         self.pretrained = pretrained
         self.num_classes = num_classes
         self.freeze_encoder = freeze_encoder
-        self.optimizer_config = {**(optimizer_config or DEFAULT_OPTIMIZER)}
+        self.unfreeze_schedule = unfreeze_schedule
+        self.optimizer_config = completed(optimizer_config)
+        self._configured_lr: float | None = None  # when the optimizer was made
         self.scheduler_config = scheduler_config
         self.class_weights = class_weights
         self.model_args = model_args
@@ -127,19 +139,23 @@ class ImageClassifier(DeferredNetwork):
         tasks.check_thresholds(self._given_thresholds, self.task)
         num_frozen_groups(self.freeze_encoder, 1)
         self.network_options()  # refuses what is out of range
+        check_unfreeze_schedule(self.unfreeze_schedule, self.freeze_encoder)
         build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
         check_scheduler(self.scheduler_config)
         check_loss(self.loss_config, self.task)
 
     @property
     def lr(self) -> float | None:
-        """The learning rate of optimizer_config, where Lightning's LearningRateFinder sets it."""
-        rate: float | None = self.optimizer_config.get("lr")
-        return rate
+        """The highest learning rate of optimizer_config, which Lightning's finder sets.
+
+        Setting it keeps lr, lr_backbone and lr_head in proportion, and tells checkpoints of it.
+        """
+        return highest_rate(self.optimizer_config)
 
     @lr.setter
     def lr(self, rate: float) -> None:
-        self.optimizer_config["lr"] = rate
+        self.optimizer_config |= with_highest_rate(self.optimizer_config, rate)
+        self.hparams["optimizer_config"] = dict(self.optimizer_config)
 
     def network_options(self) -> NetworkOptions:
         """How the network is to be built."""
@@ -215,6 +231,7 @@ class ImageClassifier(DeferredNetwork):
             self.weigh_classes(counts)
         if self.mixing is not None:
             self.mixing.plan(self.trainer)
+        follow_new_rate(self, self._configured_lr)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One batch of (images, targets, ...): logs train_loss, returns loss and logits.
@@ -233,6 +250,8 @@ class ImageClassifier(DeferredNetwork):
         loss = self.training_loss(logits, targets)
         outputs = {"loss": loss, "logits": logits.detach(), "targets": main}
         if not torch.isfinite(loss):
+            if ends_range_test(self.trainer):
+                return outputs
             raise RunError(self._not_finite(loss, batch, batch_idx))
         size = len(outputs["targets"])
         self.train_loss.update(loss.detach(), size)
@@ -314,8 +333,10 @@ class ImageClassifier(DeferredNetwork):
     # Optimization
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over the trainable parameters, and its schedule."""
-        optimizer = build_optimizer(self._built(), self.optimizer_config)
+        """The optimizer over the parameters that are trained now or later, and its schedule."""
+        self._configured_lr = self.lr
+        later = self.unfreeze_schedule is not None
+        optimizer = build_optimizer(self._built(), self.optimizer_config, frozen_too=later)
         if self.scheduler_config is None:
             return optimizer
         num_steps, num_epochs = planned_length(self.trainer)
@@ -323,3 +344,7 @@ class ImageClassifier(DeferredNetwork):
             optimizer, self.scheduler_config, num_steps=num_steps, num_epochs=num_epochs
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What follows unfreeze_schedule, where there is one."""
+        return [] if self.unfreeze_schedule is None else [Unfreezing(self.unfreeze_schedule)]

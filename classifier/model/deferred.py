@@ -12,7 +12,13 @@ from torch import Tensor
 
 from classifier.model import losses, tasks
 from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
-from classifier.model.freezing import FreezeReport, freeze_encoder, hold_frozen_in_eval
+from classifier.model.freezing import (
+    FreezeReport,
+    freeze_groups,
+    hold_frozen_in_eval,
+    num_frozen_groups,
+    num_frozen_in_epoch,
+)
 from classifier.model.prefix import FrozenPrefix
 from classifier.preprocessing import Preprocessing
 
@@ -31,6 +37,7 @@ class DeferredNetwork(L.LightningModule):
     model_name: str
     num_classes: int | None
     freeze_encoder: bool | float
+    unfreeze_schedule: dict[int, Any] | None
     class_weights: str | dict[str, float] | list[float] | None
 
     def __init__(self, task: str | None, thresholds: Any) -> None:
@@ -149,7 +156,12 @@ class DeferredNetwork(L.LightningModule):
 
     def _freeze(self) -> FreezeReport:
         network = self._built()
-        report = freeze_encoder(network, network.layer_groups(), self.freeze_encoder)
+        groups = network.layer_groups()
+        if self.unfreeze_schedule is None:
+            number = num_frozen_groups(self.freeze_encoder, len(groups))
+        else:
+            number = num_frozen_in_epoch(self.unfreeze_schedule, 0, len(groups))
+        report = freeze_groups(network, groups, number)
         for side in ("mean", "std"):
             values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
             self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)

@@ -1,14 +1,19 @@
-"""Layer groups from the input to the output, and freezing a fraction of them."""
+"""Layer groups from the input to the output: a fraction of them frozen, and freed by epoch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
 from classifier.errors import ConfigError
+
+UNFREEZE = "model.init_args.unfreeze_schedule"
+_STAGES = {"head": 0.0, "all": 1.0}  # what is trained of the encoder
 
 
 @dataclass(frozen=True)
@@ -69,20 +74,72 @@ def num_frozen_groups(fraction: bool | float, num_groups: int) -> int:
     return math.floor(float(fraction) * num_groups + 0.5)
 
 
-def freeze_encoder(
-    network: nn.Module, groups: Sequence[LayerGroup], fraction: bool | float
-) -> FreezeReport:
+def check_unfreeze_schedule(
+    schedule: Mapping[int, Any] | None, fraction_frozen: bool | float
+) -> None:
+    """Refuse a schedule that cannot be followed.
+
+    Args:
+        schedule: Epoch, from 0 -> what is trained from then on: `head`, `all`, or the fraction in
+            [0, 1] of the encoder's layer groups, from the output side.
+        fraction_frozen: `freeze_encoder`, which must be false beside a schedule.
+
+    Raises:
+        ConfigError: an unknown stage, no stage for epoch 0, or one that freezes again.
+    """
+    if schedule is None:
+        return
+    if fraction_frozen:
+        raise ConfigError(
+            "model.init_args.freeze_encoder", "stands beside unfreeze_schedule",
+            got=fraction_frozen, remedy="Write false: the schedule says what is frozen",
+        )  # fmt: skip
+    for epoch, stage in schedule.items():
+        number = isinstance(stage, int | float) and not isinstance(stage, bool)
+        if not (stage in _STAGES if isinstance(stage, str) else number and 0 <= stage <= 1):
+            raise ConfigError(
+                f"{UNFREEZE}.{epoch}", "must be head, all or a fraction in [0, 1]", got=stage,
+                remedy="Write for example 0.25", name=str(stage), options=_STAGES,
+            )  # fmt: skip
+    if min(schedule, default=-1) != 0:
+        raise ConfigError(
+            UNFREEZE, "must say what is trained from epoch 0 on, and in no epoch before",
+            got=dict(schedule), remedy="Write for example {0: head, 2: 0.25, 4: all}",
+        )  # fmt: skip
+    epochs = sorted(schedule)
+    for before, after in pairwise(epochs):
+        if _fraction_trained(schedule[after]) < _fraction_trained(schedule[before]):
+            raise ConfigError(
+                f"{UNFREEZE}.{after}", f"trains less than epoch {before} does; what is trained "
+                "once is not frozen again", got=schedule[after], remedy="Let the fractions grow",
+            )  # fmt: skip
+
+
+def num_frozen_in_epoch(schedule: Mapping[int, Any], epoch: int, num_groups: int) -> int:
+    """How many of the first layer groups are frozen in an epoch.
+
+    Args:
+        schedule: As `check_unfreeze_schedule` lets it pass.
+        epoch: From 0.
+        num_groups: Layer groups of the encoder.
+    """
+    stage = schedule[max(start for start in schedule if start <= epoch)]
+    return num_groups - math.floor(_fraction_trained(stage) * num_groups + 0.5)
+
+
+def _fraction_trained(stage: str | float) -> float:
+    return _STAGES[stage] if isinstance(stage, str) else float(stage)
+
+
+def freeze_groups(network: nn.Module, groups: Sequence[LayerGroup], number: int) -> FreezeReport:
     """Freeze the first groups and free all others. Calling it again gives the same state.
 
     Args:
         network: The network whose parameters the groups name.
         groups: The encoder's groups in order, a partition of its parameters without the head.
-        fraction: Part of the groups, from the input side, in [0, 1].
-
-    Raises:
-        ConfigError: a fraction outside [0, 1].
+        number: How many are frozen, from the input side.
     """
-    frozen = groups[: num_frozen_groups(fraction, len(groups))]
+    frozen = groups[:number]
     names = {name for group in frozen for name in group.parameters}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in names)

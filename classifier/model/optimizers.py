@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,10 +13,16 @@ from torch.optim import Optimizer
 
 from classifier.errors import ConfigError
 from classifier.importing import check_arguments, import_path
+from classifier.model.parameter_groups import (
+    GROUP_KEYS,
+    OPTIMIZER,
+    RATES,
+    check_group_keys,
+    parameter_groups,
+)
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER = "model.init_args.optimizer_config"
 _TORCH_OPTIMIZERS = {
     name: cls
     for name, cls in vars(torch.optim).items()
@@ -24,34 +30,48 @@ _TORCH_OPTIMIZERS = {
 }
 
 
-def build_optimizer(module: nn.Module, config: Mapping[str, Any]) -> Optimizer:
+# What stands where optimizer_config says nothing.
+DEFAULT_OPTIMIZER = {"name": "AdamW", "lr": 3e-4, "weight_decay": 0.05}
+
+
+def completed(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`optimizer_config` with its name: without one it is AdamW with the default's values.
+
+    Args:
+        config: As written; a key of `parameter_groups` that is null counts as left out.
+    """
+    given = {k: v for k, v in (config or {}).items() if v is not None or k not in GROUP_KEYS}
+    return given if "name" in given else {**DEFAULT_OPTIMIZER, **given}
+
+
+def build_optimizer(
+    module: nn.Module, config: Mapping[str, Any], *, frozen_too: bool = False
+) -> Optimizer:
     """The optimizer that a configuration names, over the trainable parameters.
 
     Biases and normalisation weights (tensors of at most one dimension) get no weight decay, as in
-    timm and in Hugging Face's Trainer.
+    timm and in Hugging Face's Trainer, unless `decay_norms_and_biases` says so.
 
     Args:
-        module: The network; parameters with requires_grad=False are left out.
+        module: The network.
         config: `name` and the optimizer's own arguments. A name with capitals is a class of
             torch.optim (`AdamW`), one in lower case an optimizer of timm (`adamw`, `lamb`), one
-            with a dot an import path.
+            with a dot an import path. Beside them `lr_backbone`, `lr_head`, `layer_decay` and
+            `decay_norms_and_biases`, see `parameter_groups`.
+        frozen_too: Take parameters with requires_grad=False as well: they will be trained later.
 
     Raises:
         ConfigError: unknown name, unknown argument, or a value that the optimizer refuses.
-
-    Source: no decay on biases and gains, He et al., "Bag of Tricks for Image Classification with
-        Convolutional Neural Networks", CVPR 2019, section 3.1.
     """
-    arguments = {key: value for key, value in config.items() if key != "name"}
+    arguments = {key: value for key, value in config.items() if key not in ("name", *GROUP_KEYS)}
     make = _optimizer_class(config)
-    check_arguments(make, arguments, OPTIMIZER, hidden=("params",))
-    for key in ("lr", "weight_decay"):
-        if not isinstance(arguments.get(key, 0.0), int | float | torch.Tensor):
-            raise ConfigError(f"{OPTIMIZER}.{key}", "must be a number", got=arguments[key])
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    own_default = inspect.signature(make).parameters.get("weight_decay")
-    default = own_default.default if own_default is not None else 0.0
-    groups = _decay_groups(trainable, arguments.get("weight_decay", default))
+    check_arguments(make, arguments, OPTIMIZER, hidden=("params",), beside=GROUP_KEYS)
+    check_group_keys(config)
+    lr = arguments.get("lr", _own_default(make, "lr"))
+    weight_decay = arguments.get("weight_decay", _own_default(make, "weight_decay") or 0.0)
+    groups = parameter_groups(
+        module, config, lr=lr, weight_decay=weight_decay, frozen_too=frozen_too
+    )
     try:
         return make(groups, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
@@ -62,13 +82,43 @@ def build_optimizer(module: nn.Module, config: Mapping[str, Any]) -> Optimizer:
         ) from error  # fmt: skip
 
 
-def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: Any) -> list[dict[str, Any]]:
-    parameters = list(parameters)
-    decayed = [p for p in parameters if p.ndim > 1]
-    others = [p for p in parameters if p.ndim <= 1]
-    if not weight_decay or not decayed or not others:
-        return [{"params": parameters}]
-    return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+def highest_rate(config: Mapping[str, Any]) -> float | None:
+    """The learning rate of the parameters that learn fastest, or None where none is written.
+
+    Args:
+        config: A completed `optimizer_config`.
+    """
+    used = rate_keys(config)
+    return max(config[key] for key in used) if used else None
+
+
+def with_highest_rate(config: Mapping[str, Any], rate: float) -> dict[str, float]:
+    """The learning rates of a configuration, in proportion, so that the highest is `rate`.
+
+    Args:
+        config: A completed `optimizer_config`.
+        rate: Above 0.
+
+    Returns:
+        A new value for each of `lr`, `lr_backbone` and `lr_head` that takes effect.
+    """
+    highest = highest_rate(config)
+    if not highest:
+        return {"lr": rate}
+    return {key: rate * (config[key] / highest) for key in rate_keys(config)}
+
+
+def rate_keys(config: Mapping[str, Any]) -> list[str]:
+    """Which of lr, lr_backbone and lr_head a configuration has that some parameter learns at."""
+    both = "lr_backbone" in config and "lr_head" in config
+    return [key for key in RATES if key in config and not (both and key == "lr")]
+
+
+def _own_default(make: Callable[..., Optimizer], name: str) -> Any:
+    """What an optimizer takes where an argument is not given; None where it has no number."""
+    own = inspect.signature(make).parameters.get(name)
+    default = None if own is None else own.default
+    return default if isinstance(default, int | float | torch.Tensor) else None
 
 
 def _optimizer_class(config: Mapping[str, Any]) -> Callable[..., Optimizer]:

@@ -112,7 +112,8 @@ def build_scheduler(
     Args:
         optimizer: Its learning rates are those after the warm-up.
         config: `name`; `warmup_epochs` or `warmup_ratio` (of all steps) for a linear rise from
-            0.001 of the learning rate; and the schedule's own arguments. `min_lr` is absolute.
+            0.001 of the learning rate; and the schedule's own arguments. `min_lr` is that of the
+            parameters with the highest learning rate; all others keep their proportion to it.
         num_steps: Optimizer steps of the whole training.
         num_epochs: Epochs of the whole training, at least 1.
 
@@ -136,11 +137,10 @@ def build_scheduler(
         return _plateau(optimizer, config, warmup)
     if name == "one_cycle":
         return {"scheduler": _one_cycle(optimizer, config, num_steps, warmup), "interval": "step"}
-    factors = [
-        _factor(config, group["lr"], num_steps, warmup, steps_per_epoch)
-        for group in optimizer.param_groups
-    ]
-    return {"scheduler": lr_scheduler.LambdaLR(optimizer, factors), "interval": "step"}
+    # One curve for all, as timm does it: layer-wise decay scales the whole schedule.
+    highest = max(group["lr"] for group in optimizer.param_groups)
+    factor = _factor(config, highest, num_steps, warmup, steps_per_epoch)
+    return {"scheduler": lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
 
 
 def forget_length(state: dict[str, Any]) -> None:
@@ -216,9 +216,10 @@ def _plateau(optimizer: Optimizer, config: Mapping[str, Any], warmup: int) -> di
     monitor = config.get("monitor", "validation_loss")
     mode = config.get("mode", "min" if monitor.endswith("loss") else "max")
     own = {k: v for k, v in config.items() if k in ("factor", "patience", "threshold", "cooldown")}
-    scheduler = lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode=mode, min_lr=config.get("min_lr", 0.0), **own
-    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    highest = max(rates) or 1.0
+    floors = [config.get("min_lr", 0.0) * (rate / highest) for rate in rates]
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, min_lr=floors, **own)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
 
 

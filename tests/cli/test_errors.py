@@ -53,8 +53,8 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         f"{MODEL}.optimizer_config", {"name": "SGD", "momentun": 0.9},
         "model.init_args.optimizer_config.momentun: SGD takes no 'momentun'. It takes lr, "
-        "momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused. "
-        "Did you mean 'momentum'?",
+        "momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused, "
+        "lr_backbone, lr_head, layer_decay, decay_norms_and_biases. Did you mean 'momentum'?",
     ),
     (
         f"{MODEL}.loss_config", {"name": "focl"},
@@ -70,6 +70,26 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         f"{MODEL}.optimizer_config.lr", "fast",
         "model.init_args.optimizer_config.lr: must be a number, got 'fast'.",
+    ),
+    (
+        f"{MODEL}.optimizer_config", {"layer_decay": 2},
+        "model.init_args.optimizer_config.layer_decay: must be a number in (0, 1], got 2. "
+        "Write for example 0.75.",
+    ),
+    (
+        f"{MODEL}.unfreeze_schedule", {2: "all"},
+        "model.init_args.unfreeze_schedule: must say what is trained from epoch 0 on, and in no "
+        "epoch before, got {2: 'all'}. Write for example {0: head, 2: 0.25, 4: all}.",
+    ),
+    (
+        f"{MODEL}.unfreeze_schedule", {0: "head", 3: "everything"},
+        "model.init_args.unfreeze_schedule.3: must be head, all or a fraction in [0, 1], got "
+        "'everything'. Write for example 0.25.",
+    ),
+    (
+        f"{MODEL}.unfreeze_schedule", {0: 0.5, 3: 0.25},
+        "model.init_args.unfreeze_schedule.3: trains less than epoch 0 does; what is trained once "
+        "is not frozen again, got 0.25. Let the fractions grow.",
     ),
     (
         f"{MODEL}.scheduler_config", {"name": "cosin"},
@@ -93,7 +113,7 @@ TABLE: list[tuple[str, Any, str]] = [
         f"{MODEL}.optimzer_config", {},
         "model.init_args.optimzer_config: ImageClassifier takes no 'optimzer_config'. It takes "
         "model_name, pretrained, num_classes, freeze_encoder, optimizer_config, scheduler_config, "
-        "task, class_weights, thresholds, model_args, drop_rate, drop_path_rate and 5 more. Did you mean 'optimizer_config'?",
+        "task, class_weights, thresholds, model_args, drop_rate, drop_path_rate and 6 more. Did you mean 'optimizer_config'?",
     ),
     (
         "model.class_path", "classifier.ImageClasifier",

@@ -101,6 +101,22 @@ def test_resume_mixes_and_smooths_as_an_uninterrupted_training(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("step", [4, 7])
+def test_resume_within_an_epoch_follows_the_unfreezing(
+    train: Any, config: Any, interrupted: Any, step: int
+) -> None:
+    model = config["model"]["init_args"]
+    model["unfreeze_schedule"] = {0: "head", 1: 0.5, 2: "all"}
+    model["optimizer_config"] |= {"layer_decay": 0.7, "lr_head": 0.01}
+    model["scheduler_config"] = {"name": "cosine", "min_lr": 1e-5}
+    whole = train("--trainer.max_epochs", EPOCHS)
+    interrupted(signal.SIGTERM, step)
+    resumed = train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "last")
+    assert resumed.metrics == whole.metrics
+    before, after = weights(whole.output_dir), weights(resumed.output_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_resume_goes_on_to_more_epochs_with_nothing_but_the_checkpoint(train: Any) -> None:
     first = train()
     more = main(

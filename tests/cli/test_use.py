@@ -183,7 +183,7 @@ def test_evaluation_on_several_devices_is_refused(trained: Path, workplace: Path
     with pytest.raises(ConfigError) as caught:
         main(["--test", "--ckpt_path", str(trained), "--trainer.devices", "2"])
     assert str(caught.value) == (
-        "trainer.devices: validation, test and prediction run on one device, got 2. Write 1."
+        "trainer.devices: validation, test, prediction and lr_find run on one device, got 2. Write 1."
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier.model.encoders import Network, NetworkOptions, build_network
-from classifier.model.freezing import freeze_encoder, hold_frozen_in_eval
+from classifier.model.freezing import freeze_groups, hold_frozen_in_eval, num_frozen_groups
 from classifier.model.prefix import FrozenPrefix
 from tests.model.test_encoders import SMALL, write_transformers
 
@@ -31,7 +31,8 @@ def built(name: str, tmp_path: Path, **options: Any) -> tuple[Network, int]:
 
 
 def freeze(network: Network, fraction: float) -> None:
-    freeze_encoder(network, network.layer_groups(), fraction)
+    groups = network.layer_groups()
+    freeze_groups(network, groups, num_frozen_groups(fraction, len(groups)))
     network.train()
     hold_frozen_in_eval(network)
 

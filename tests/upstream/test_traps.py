@@ -8,6 +8,7 @@ from typing import Any
 
 import albumentations as A
 import pytest
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -85,3 +86,38 @@ def test_save_last_of_lightning_writes_only_with_a_new_best(tmp_path: Path) -> N
 def test_model_checkpoint_keeps_its_version_counter_in_this_attribute() -> None:
     """classifier/training.py: _place turns it off for best.ckpt."""
     assert ModelCheckpoint(enable_version_counter=False)._enable_version_counter is False
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_learning_rate_finder_leaves_the_schedule_at_the_old_rate(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """classifier/model/range_test.py: follow_new_rate makes both anew."""
+    import lightning as L
+    from lightning.pytorch.callbacks import LearningRateFinder
+
+    class Plain(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lr = 0.5
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.layer(batch[0]).pow(2).mean()
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    monkeypatch.chdir(tmp_path)
+    model = Plain()
+    data = TensorDataset(torch.randn(64, 2))
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[LearningRateFinder(num_training_steps=20, early_stop_threshold=None)],
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(data, batch_size=2))
+    assert model.lr != 0.5
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5
