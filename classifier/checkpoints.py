@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 CONFIG_KEY = "config"
 RANDOM_STATE_KEY = "random_state"
 FOLDER_KEY = "checkpoints_folder"
+RANKS_KEY = "num_ranks"
 
 
 # A checkpoint callback's state before its first save.
@@ -100,12 +101,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_same_batches(checkpoint: Mapping[str, Any], now: int | None) -> None:
-    """Refuse to go on within an epoch with batches of another size: images would be left out.
+def check_same_batches(checkpoint: Mapping[str, Any], now: int | None, num_ranks: int = 1) -> None:
+    """Refuse to go on within an epoch with steps of another size: images would be left out.
+
+    Two processes with batches of 8 take the same steps as one with 16, so they may take over from
+    each other.
 
     Args:
         checkpoint: What the training resumes.
         now: The batch size of the data module; None where it has none.
+        num_ranks: Processes that train together, each with batches of this size.
 
     Raises:
         ConfigError: with both sizes.
@@ -114,11 +119,18 @@ def check_same_batches(checkpoint: Mapping[str, Any], now: int | None) -> None:
     before = saved.get("batch_size")
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     within = progress["current"]["ready"] > 0 and not progress.get("is_last_batch")
-    if within and None not in (before, now) and before != now:
+    if not within or before is None or now is None:
+        return
+    ranks_before = int(checkpoint.get(RANKS_KEY, 1))
+    step = before * ranks_before
+    if step != now * num_ranks:
+        on = f" on each of {ranks_before} devices" if ranks_before > 1 else ""
         raise ConfigError(
             "data.init_args.batch_size", f"the checkpoint stopped in the middle of an epoch with "
-            f"batches of {before}", got=now,
-            remedy=f"Write {before}, or only_weights_load: true for a new training",
+            f"batches of {before}{on}", got=now,
+            remedy=f"Write {step // num_ranks if step % num_ranks == 0 else before}"
+            f"{f' with trainer.devices: {ranks_before}' if step % num_ranks else ''}"
+            ", or only_weights_load: true for a new training",
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from classifier.arguments import HELP, Command, parse
 from classifier.config import assembled, read_config, tunes
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.files import write_text
+from classifier.ranks import started_by_first
 from classifier.runs import ERROR, trial_folder
 from classifier.tuning.launching import end_with_driver
 
@@ -97,6 +98,8 @@ def console(args: Sequence[str] | None = None) -> int:
 
 
 def _say(error: Exception, code: int) -> int:
+    if started_by_first():
+        return code  # which tells it
     print(error, file=sys.stderr)
     folder = trial_folder()
     if folder is not None:

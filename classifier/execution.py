@@ -45,6 +45,7 @@ from classifier.preparing import (
     prepare_evaluation,
     prepare_training,
 )
+from classifier.ranks import end_with_first, leave_word, started_by_first
 from classifier.runs import (
     Result,
     Run,
@@ -79,10 +80,18 @@ def execute(
     """
     record = Log()
     record.start()
+    if started_by_first():
+        end_with_first()
     try:
         with warnings.catch_warnings():
             quiet_known_noise()
             return _Job(command, layers, experiment, started, record).execute()
+    except Exception as error:
+        if not started_by_first():
+            raise
+        known = isinstance(error, ConfigError | RunError)
+        leave_word(without_traceback(error) if known else traceback.format_exc())
+        raise RunError(str(error)) from error
     finally:
         record.stop()
 
@@ -143,7 +152,7 @@ class _Job(Assembly):
         monitor = default_monitor(callbacks, data)
         trainer = build_trainer(arguments, "lr_find" if mode == "lr_find" else "train", monitor)
         check_auto_batch_size(data, trainer)
-        missing = self._prepare(model, data, callbacks, resumed, only_weights)
+        missing = self._prepare(model, data, callbacks, resumed, only_weights, trainer)
         if mode == "lr_find":
             run = self._create_run(mode, cli)
             return self._carry_out(run, lambda: find_rate(trainer, model, data, run))
@@ -151,7 +160,7 @@ class _Job(Assembly):
             facts = self._survey(cli, trainer, model, data, callbacks)
             return self._check(cli, data, facts, missing)
         run_frozen_part_once(model, data, trainer)
-        run = self._create_run("train", cli)
+        run = self._create_run("train", cli, first=trainer.is_global_zero)
         source = self.checkpoint_file if resumed is not None else None
         history = source.parent.parent / "metrics.csv" if source is not None else None
         if history is not None and not history.is_file():
@@ -206,14 +215,21 @@ class _Job(Assembly):
         recorder.config = cli.plain()
 
     def _prepare(
-        self, model: Any, data: Any, callbacks: list[Callback], resumed: Any, only_weights: bool
+        self,
+        model: Any,
+        data: Any,
+        callbacks: list[Callback],
+        resumed: Any,
+        only_weights: bool,
+        trainer: Any,
     ) -> ConfigError | None:
         """Make sure of all that can be, and give what is wrong with the weights before a check."""
         missing = None
         if self._looks_at(data):
             missing = prepare_check(model, data, resumed, from_weights=only_weights)
         else:
-            prepare_training(model, data, resumed, from_weights=only_weights)
+            num_ranks = trainer.num_devices * trainer.num_nodes
+            prepare_training(model, data, resumed, from_weights=only_weights, num_ranks=num_ranks)
         check_metrics(callbacks, model)
         if only_weights and self.checkpoint is not None:
             load_weights(model, self.checkpoint)
@@ -280,10 +296,11 @@ class _Job(Assembly):
         attach(trainer, run, recorder, None)
         return self._carry_out(run, lambda: evaluate(trainer, model, data, run, recorder))
 
-    def _create_run(self, mode: str, cli: ClassifierCLI) -> Run:
-        run = create_run(self.experiment, mode, self.started)
+    def _create_run(self, mode: str, cli: ClassifierCLI, *, first: bool = True) -> Run:
+        run = create_run(self.experiment, mode, self.started, first=first)
         show(run.folder.as_posix())
-        self.record.write_to(run.folder / "log.txt")
+        if run.writes:
+            self.record.write_to(run.folder / "log.txt")
         run.result.seed = cli.config["seed_everything"]
         if self.checkpoint is not None and not (
             mode == "train" and cli.config["only_weights_load"]

@@ -27,6 +27,7 @@ def prepare_training(
     checkpoint: Mapping[str, Any] | None = None,
     *,
     from_weights: bool = False,
+    num_ranks: int = 1,
 ) -> None:
     """Scan the data, build the network and send one image through it.
 
@@ -35,6 +36,7 @@ def prepare_training(
         data: As the configuration made it.
         checkpoint: What the training resumes; its classes must be the data's.
         from_weights: The weights of a checkpoint come afterwards.
+        num_ranks: Processes that train together.
 
     Raises:
         ConfigError: anything that would stop the training later.
@@ -54,7 +56,7 @@ def prepare_training(
         model.build(**facts, resize_mode=getattr(data, "resize_mode", None))
     else:
         check_same_data(checkpoint[CHECKPOINT_KEY], facts)
-        check_same_batches(checkpoint, getattr(data, "batch_size", None))
+        check_same_batches(checkpoint, getattr(data, "batch_size", None), num_ranks)
         model.rebuild(dict(checkpoint))
         model.weigh_classes(facts["class_counts"])
     if model.loss_weights is not None:

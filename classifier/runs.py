@@ -28,7 +28,7 @@ SOUP = "soup.ckpt"
 ERROR = "error.txt"  # what a trial said when it failed
 _TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
 # Set for the further processes of a distributed run, which share the first one's folder.
-_RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
+RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
 # Set for a trial of a sweep, which runs in a folder that the sweep made.
 TRIAL_DIR_VARIABLE = "CLASSIFIER_TRIAL_DIR"
 _PACKAGES = (
@@ -96,11 +96,13 @@ class Run:
         folder: An existing folder.
         mode: train, validate, test or predict.
         started: time.time() at the start of the command.
+        writes: Whether this process writes into the folder; of several, one does.
     """
 
-    def __init__(self, folder: Path, mode: str, started: float) -> None:
+    def __init__(self, folder: Path, mode: str, started: float, *, writes: bool = True) -> None:
         self.folder = folder
         self.started = started
+        self.writes = writes
         self.result = Result(mode=mode, output_dir=folder.as_posix())
 
     @property
@@ -110,10 +112,13 @@ class Run:
 
     def write_config(self, text: str) -> None:
         """Keep the resolved configuration."""
-        write_text(self.folder / "config.yaml", text)
+        if self.writes:
+            write_text(self.folder / "config.yaml", text)
 
     def write_environment(self, facts: dict[str, Any]) -> None:
         """Keep versions and hardware; no names of machines or users, no variables."""
+        if not self.writes:
+            return
         content = {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -126,11 +131,13 @@ class Run:
     def write_result(self) -> None:
         """Keep the result as it stands."""
         self.result.wall_seconds = round(time.time() - self.started, 3)
+        if not self.writes:
+            return
         content = json.dumps(_finite(asdict(self.result)), indent=2)
         write_text(self.folder / "result.json", content + "\n")
 
 
-def create_run(experiment: str, mode: str, started: float) -> Run:
+def create_run(experiment: str, mode: str, started: float, *, first: bool = True) -> Run:
     """Make the folder of a run: `runs/<experiment>/<YYYY-MM-DD_HH-MM-SS>/`.
 
     A second run in the same second takes the next second's name: making a folder is atomic, so no
@@ -140,9 +147,12 @@ def create_run(experiment: str, mode: str, started: float) -> Run:
         experiment: Name of the experiment, may be nested with slashes.
         mode: train, validate, test or predict.
         started: time.time() at the start of the command.
+        first: False in the further processes of a distributed run, which make no folder; one that
+            was not told of it learns it when the processes have found each other.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and _RUN_DIR_VARIABLE in os.environ:
-        return Run(Path(os.environ[_RUN_DIR_VARIABLE]), mode, started)
+    if not first:
+        known = os.environ.get(RUN_DIR_VARIABLE) or trial_folder() or RUNS / slug(experiment)
+        return Run(Path(known), mode, started, writes=False)
     trial = trial_folder()
     if trial is not None:
         return Run(trial, mode, started)
@@ -157,7 +167,7 @@ def create_run(experiment: str, mode: str, started: float) -> Run:
             when += timedelta(seconds=1)
         else:
             break
-    os.environ[_RUN_DIR_VARIABLE] = str(folder.resolve())
+    os.environ[RUN_DIR_VARIABLE] = str(folder.resolve())
     return Run(folder, mode, started)
 
 

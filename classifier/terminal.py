@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
+from classifier.ranks import is_first
 from classifier.runs import Result
 
 _ADVERTS = (
@@ -38,6 +39,8 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
+        if not is_first():
+            return
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except (OSError, ValueError, AttributeError):
@@ -45,7 +48,10 @@ class _Terminal(logging.Handler):
 
 
 class Log:
-    """Log lines on stderr, and in the run's log.txt from the start of the command on."""
+    """Log lines on stderr, and in the run's log.txt from the start of the command on.
+
+    Of several processes the first one writes them; what the others say is the same.
+    """
 
     def __init__(self) -> None:
         self._root = logging.getLogger()
@@ -96,6 +102,8 @@ class Log:
 
 def quiet_known_noise() -> None:
     """Silence advice of the libraries that does not apply here."""
+    if not is_first():
+        warnings.simplefilter("ignore")
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.pytorch.trainer.connectors.checkpoint_connector",
@@ -130,6 +138,8 @@ def without_traceback(error: Exception) -> str:
 
 def show(text: str) -> None:
     """Print a line of the result. Nobody may be listening: `| head -1` is no failed run."""
+    if not is_first():
+        return
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunR
 from classifier.callbacks.soup import GreedySoup
 from classifier.callbacks.table import MetricsTable
 from classifier.checkpoints import WholeFileIO
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, Interrupted, RunError
+from classifier.rank_launcher import is_lost_peer, launcher_of, take_over_launching
+from classifier.ranks import settle, take_words
 from classifier.runs import BEST, LAST, Run
+from classifier.terminal import show
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,8 @@ def build_trainer(
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError("trainer", reason) from error
+    take_over_launching(trainer)
+    settle(trainer.global_rank)
     given = loggers if isinstance(loggers, list) else [loggers]
     trainer.loggers = [item for item in given if isinstance(item, L.pytorch.loggers.Logger)]
     log.info(
@@ -137,7 +143,8 @@ def attach(trainer: Any, run: Run, recorder: RunRecorder, history: Path | None) 
         trainer.callbacks.append(FinderRecord(recorder))
     if trainer.fast_dev_run:
         return
-    trainer.loggers = [*trainer.loggers, MetricsTable(run.folder, history, recorder.resumed_step)]
+    table = MetricsTable(run.folder, history if run.writes else None, recorder.resumed_step)
+    trainer.loggers = [*trainer.loggers, table]
 
 
 def attach_checkpoints(trainer: Any, run: Run) -> None:
@@ -198,7 +205,7 @@ def fit(
         # Lightning's averages of weights stay where the weights are before the training.
         model.to(trainer.strategy.root_device)
     try:
-        with recorder.obeying_signals(), redirect_stdout(sys.stderr):
+        with _ending_together(trainer, run, recorder), redirect_stdout(sys.stderr):
             trainer.fit(
                 model, datamodule=data,
                 ckpt_path=None if source is None else str(source), weights_only=True,
@@ -208,6 +215,44 @@ def fit(
     for soup in [c for c in trainer.callbacks if isinstance(c, GreedySoup)]:
         with recorder.obeying_signals(), redirect_stdout(sys.stderr):
             run.result.soup = soup.cook(trainer, model, data, run.checkpoints, recorder)
+
+
+@contextmanager
+def _ending_together(trainer: Any, run: Run, recorder: RunRecorder) -> Iterator[None]:
+    """Obey signals, and see to it that no process of the training outlives the others.
+
+    Raises:
+        RunError: another process failed; in its words.
+    """
+    launcher = launcher_of(trainer)
+    if launcher is None:
+        with recorder.obeying_signals():
+            yield
+        return
+    launcher.on_lost = lambda: _end_alone(run, recorder.signum)
+    try:
+        with recorder.obeying_signals():
+            yield
+    except BaseException as error:
+        launcher.end(failed=True)
+        words = take_words(run.folder)
+        if isinstance(error, Exception) and is_lost_peer(error):
+            if recorder.signum is not None:
+                raise Interrupted(recorder.signum) from error
+            raise RunError(words or "another process of the training was killed") from error
+        raise
+    launcher.end(failed=False)
+
+
+def _end_alone(run: Run, signum: int | None) -> None:
+    """End a process that waits, in a library, for one that is gone."""
+    words = take_words(run.folder) or "another process of the training was killed"
+    run.result.status = "failed" if signum is None else "interrupted"
+    run.result.error = words if signum is None else "ended by a signal"
+    run.write_result()
+    log.error("%s", words)
+    show(run.folder.as_posix())
+    os._exit(1 if signum is None else 128 + signum)
 
 
 def evaluate(

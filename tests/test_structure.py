@@ -24,7 +24,8 @@ FLOORS = [
     ["classifier.callbacks", "classifier.tuning"],
     ["classifier.terminal"],
     ["classifier.model", "classifier.data", "classifier.checkpoints"],
-    ["classifier.runs", "classifier.importing", "classifier.preprocessing", "classifier.config"],
+    ["classifier.runs", "classifier.ranks", "classifier.rank_launcher"],
+    ["classifier.importing", "classifier.preprocessing", "classifier.config"],
     ["classifier.errors", "classifier.files", "classifier.trees", "classifier.memory"],
 ]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from torchmetrics import Metric, MetricCollection
 
@@ -113,7 +114,7 @@ class MetricsLogger(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What was counted of the current training epoch, so that a resume can go on counting."""
         states = {
-            name: {**metric.metric_state, _COUNT: metric.update_count}
+            name: {**_whole_state(metric), _COUNT: metric.update_count}
             for collection in self._collections.get("train", {}).values()
             for name, metric in collection.items(keep_base=True, copy_state=True)
         }
@@ -124,18 +125,21 @@ class MetricsLogger(Callback):
         self._resumed = state_dict.get("train", {})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the counts of a checkpoint."""
+        """Take over the counts of a checkpoint: one process does, as they are those of all."""
+        if not trainer.is_global_zero:
+            self._resumed = {}
         for name, states in self._resumed.items():
             collections = self._collections["train"].values()
             metric = next(found[name] for found in collections if name in found)
             metric._update_count = states.pop(_COUNT)
             for state, value in states.items():
                 setattr(metric, state, value)
+            metric.to(pl_module.device)
         self._resumed = {}
 
-    def _start(self, stage: str) -> None:
+    def _start(self, stage: str, pl_module: L.LightningModule) -> None:
         for collection in self._collections.get(stage, {}).values():
-            collection.reset()
+            collection.to(pl_module.device).reset()
 
     def _update(self, stage: str, pl_module: L.LightningModule, outputs: Any) -> None:
         collections = self._collections.get(stage)
@@ -149,7 +153,7 @@ class MetricsLogger(Callback):
             given = {PROBABILITIES: chances, DECISIONS: model.decisions(chances).int()}
             targets = targets.int()
         for name, collection in collections.items():
-            collection.to(logits.device).update(given[name], targets)
+            collection.update(given[name], targets)
 
     def _log(self, stage: str, pl_module: L.LightningModule) -> None:
         values = {
@@ -161,7 +165,7 @@ class MetricsLogger(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
-        self._start("train")
+        self._start("train", pl_module)
 
     def on_train_batch_end(
         self,
@@ -180,7 +184,7 @@ class MetricsLogger(Callback):
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
-        self._start("validation")
+        self._start("validation", pl_module)
 
     def on_validation_batch_end(
         self,
@@ -200,7 +204,7 @@ class MetricsLogger(Callback):
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
-        self._start("test")
+        self._start("test", pl_module)
 
     def on_test_batch_end(
         self,
@@ -217,6 +221,15 @@ class MetricsLogger(Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the result."""
         self._log("test", pl_module)
+
+
+def _whole_state(metric: Metric) -> dict[str, Any]:
+    """What all processes have counted together."""
+    with metric.sync_context(should_unsync=True):
+        state = dict(metric.metric_state)
+    lists = [name for name, default in metric._defaults.items() if isinstance(default, list)]
+    # Lists of batches come back from the other processes as one tensor.
+    return state | {n: [state[n]] for n in lists if isinstance(state[n], torch.Tensor)}
 
 
 def task_of(model: Any) -> str:

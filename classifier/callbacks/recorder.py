@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 
 from classifier.checkpoints import (
     CONFIG_KEY,
     FOLDER_KEY,
     RANDOM_STATE_KEY,
+    RANKS_KEY,
     carry_over,
     random_state,
     restore_random_state,
@@ -34,7 +36,8 @@ class RunRecorder(Callback):
     """Puts the configuration and the random state into every checkpoint, and obeys signals.
 
     On SIGINT or SIGTERM the batch is finished, last.ckpt is written, and the run ends; a second
-    SIGINT ends it at once.
+    SIGINT ends it at once. Of several processes each may get the signal: after every training
+    batch they agree, so that all stop after the same one.
 
     Args:
         run: The run folder.
@@ -57,6 +60,11 @@ class RunRecorder(Callback):
         self.signum: int | None = None
         self._random_state: dict[str, Any] | None = None
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let all processes know the run folder, also those that another program started."""
+        if trainer.world_size > 1:
+            self.run.folder = Path(trainer.strategy.broadcast(str(self.run.folder)))
+
     # Checkpoints
 
     def on_save_checkpoint(
@@ -65,6 +73,7 @@ class RunRecorder(Callback):
         """Add the configuration and the state of the random numbers."""
         checkpoint[CONFIG_KEY] = self.config
         checkpoint[RANDOM_STATE_KEY] = random_state()
+        checkpoint[RANKS_KEY] = trainer.world_size
         checkpoint[FOLDER_KEY] = str(self.run.checkpoints.resolve())
 
     def on_load_checkpoint(
@@ -77,7 +86,7 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen, and go on with the random numbers where the checkpoint left off."""
-        self._listen_alone(trainer)
+        self._listen()
         if self._random_state is not None:
             restore_random_state(self._random_state)
             self._random_state = None
@@ -96,38 +105,40 @@ class RunRecorder(Callback):
                 signal.signal(number, handler)
 
     def _listen(self) -> None:
+        """Also takes SIGTERM back from Lightning, which would end the run without a checkpoint.
+
+        Its handler tells the other processes in the middle of whatever they exchange just then.
+        """
         for number in _SIGNALS:
             signal.signal(number, self._note)
 
-    def _listen_alone(self, trainer: L.Trainer) -> None:
-        """Take SIGTERM back from Lightning, which would end the run without a checkpoint.
-
-        With several processes Lightning's handler stays: it tells the others.
-        """
-        if trainer.world_size == 1:
-            self._listen()
-
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen."""
-        self._listen_alone(trainer)
+        self._listen()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen."""
-        self._listen_alone(trainer)
+        self._listen()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen."""
-        self._listen_alone(trainer)
+        self._listen()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen."""
-        self._listen_alone(trainer)
+        self._listen()
 
     def _note(self, signum: int, frame: Any) -> None:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
         log.info("%s: ending after this batch", signal.Signals(signum).name)
+
+    def _agree(self, trainer: Any) -> None:
+        """Learn of a signal that another process got."""
+        if trainer.world_size > 1:
+            found = torch.tensor(float(self.signum or 0), device=trainer.strategy.root_device)
+            self.signum = int(trainer.strategy.reduce(found, reduce_op="max")) or None
 
     def _obey(self, trainer: Any) -> None:
         if self.signum is None:
@@ -138,11 +149,12 @@ class RunRecorder(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """End here when a signal came."""
+        self._agree(trainer)
         self._obey(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """End here when a signal came; a validation within a training is finished first."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or (trainer.sanity_checking and trainer.world_size == 1):
             self._obey(trainer)
 
     def on_test_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -262,7 +274,9 @@ class BestLink(Checkpoint):
         self.folder = folder
         self._linked: tuple[str, float] | None = None
 
-    def _refresh(self) -> None:
+    def _refresh(self, trainer: L.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
         path = Path(self.source.best_model_path or self.source.last_model_path or "")
         if not path.is_file() or path.resolve() == (self.folder / BEST).resolve():
             return
@@ -274,12 +288,12 @@ class BestLink(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Follow the user's checkpoint."""
-        self._refresh()
+        self._refresh(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Follow the user's checkpoint."""
-        self._refresh()
+        self._refresh(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Follow the user's checkpoint."""
-        self._refresh()
+        self._refresh(trainer)

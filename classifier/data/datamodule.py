@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from classifier.data import folders, hub_datasets, tables, torchvision_datasets  # noqa: F401  (named without their module)
@@ -19,15 +17,7 @@ from classifier.data.cache import keep
 from classifier.data.datasets import sample_name
 from classifier.data.decoding import WHITE
 from classifier.data.features import EncodedStage, Encoder, FeatureCache
-from classifier.data.loading import (
-    BalancedSampler,
-    EpochSampler,
-    ResumableLoader,
-    StageDataset,
-    collate,
-    init_worker,
-    whole_batch,
-)
+from classifier.data.loading import StageDataset, make_loader
 from classifier.data.rules import (
     DATA,
     DATASETS,
@@ -318,32 +308,12 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("predict")
 
     def _loader(self, name: str, shuffle: bool = False) -> DataLoader[Any]:
-        stage, features = self.stage(name), self._features(name)
-        dataset: Any = stage if features is None else features
-        seed = self._seed()
-        workers = min(self.num_workers, max(0, len(dataset) - 1)) if features is None else 0
-        replicas, rank = _world(self.trainer)
-        sampler: EpochSampler | BalancedSampler | None = None
-        if shuffle and self.sampler == "balanced":
-            sampler = BalancedSampler(stage, replicas, rank, seed)
-        elif shuffle:
-            sampler = EpochSampler(dataset, replicas, rank, shuffle=True, seed=seed)
-        share = math.ceil(len(dataset) / replicas)  # of each process, as samplers count
-        loader = ResumableLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate if features is None else whole_batch,
-            # BatchNorm cannot train on one image: a last batch of one is left out, another
-            # image every epoch.
-            drop_last=shuffle and share % self.batch_size == 1 and share > 1,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            worker_init_fn=init_worker,
-            # Of its own, so that making an iterator leaves the global random state alone.
-            generator=torch.Generator().manual_seed(seed),
-        )
+        features = self._features(name)
+        loader = make_loader(
+            self.stage(name) if features is None else features,
+            batch_size=self.batch_size, num_workers=self.num_workers, seed=self._seed(),
+            world=_world(self.trainer), shuffle=shuffle, balanced=self.sampler == "balanced",
+        )  # fmt: skip
         if shuffle and self.trainer is not None:
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
             loader.num_batches_done = lambda: progress.current.ready

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+import math
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torch.utils.data.distributed import DistributedSampler
 
 from classifier.data.augmentations import Pipeline, start_worker, to_tensor
 from classifier.data.datasets import ImageDataset, sample_name
 from classifier.data.decoding import BadImageError
+from classifier.data.sampling import (
+    BalancedSampler,
+    EpochSampler,
+    OrderedSampler,
+    even_batch_size,
+)
 from classifier.errors import RunError
 
 
@@ -134,50 +138,6 @@ def _is_bad_image(failure: Exception) -> bool:
     return isinstance(failure.__cause__, BadImageError | FileNotFoundError)
 
 
-class EpochSampler(DistributedSampler[int]):
-    """Gives (epoch, position) pairs, so that workers that outlive an epoch know which it is.
-
-    A DistributedSampler also with one process: Lightning then leaves it alone and tells it the
-    epoch, and every rank gets its own part.
-    """
-
-    num_done = 0  # positions of this epoch that were seen before a resume
-
-    def __iter__(self) -> Iterator[Any]:
-        done, self.num_done = self.num_done, 0
-        return ((self.epoch, index) for index in islice(super().__iter__(), done, None))
-
-
-class BalancedSampler(DistributedSampler[int]):
-    """Draws with replacement so that every class is as frequent as the others.
-
-    Gives (epoch, position) pairs, as EpochSampler does, and as many of them an epoch.
-
-    Args:
-        dataset: A stage.
-        num_replicas: Processes.
-        rank: This one.
-        seed: Of the draws, which also depend on the epoch, and not on the number of processes.
-    """
-
-    num_done = 0
-
-    def __init__(self, dataset: StageDataset, num_replicas: int, rank: int, seed: int) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
-        kinds = [target if isinstance(target, tuple) else (target,) for target in dataset.targets]
-        counts = Counter(name for kind in kinds for name in kind or (-1,))
-        # An image of several classes is drawn for the rarest of them.
-        rates = [max(1.0 / counts[name] for name in kind or (-1,)) for kind in kinds]
-        self._weights = torch.tensor(rates, dtype=torch.float64)
-
-    def __iter__(self) -> Iterator[Any]:
-        done, self.num_done = self.num_done, 0
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = torch.multinomial(self._weights, self.total_size, True, generator=generator)
-        own = drawn[self.rank : self.total_size : self.num_replicas].tolist()
-        return ((self.epoch, index) for index in islice(own, done, None))
-
-
 class ResumableLoader(DataLoader[Any]):
     """A loader that starts late: at the first batch, when the epoch and the position are known.
 
@@ -238,3 +198,54 @@ def init_worker(worker_id: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     start_worker()
+
+
+def make_loader(
+    dataset: Any,
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    world: tuple[int, int] = (1, 0),
+    shuffle: bool = False,
+    balanced: bool = False,
+) -> ResumableLoader:
+    """The loader of one process.
+
+    Args:
+        dataset: A stage, of images or of features.
+        batch_size: Of each process.
+        num_workers: Processes that decode; a stage of features needs none.
+        seed: Of the order.
+        world: How many processes there are, and which one this is.
+        shuffle: Whether the images come in another order every epoch; else in that of the stage.
+        balanced: Whether all classes are to be drawn equally often; with shuffle only.
+    """
+    replicas, rank = world
+    encoded = not isinstance(dataset, StageDataset)
+    workers = 0 if encoded else min(num_workers, max(0, len(dataset) - 1))
+    sampler: EpochSampler | BalancedSampler | OrderedSampler | None = None
+    share = math.ceil(len(dataset) / replicas)  # of each process, as samplers count
+    # BatchNorm cannot train on one image: a last batch of one is left out, another image every
+    # epoch.
+    drop_last = shuffle and share % batch_size == 1 and share > 1
+    if shuffle and balanced:
+        sampler = BalancedSampler(dataset, replicas, rank, seed)
+    elif shuffle:
+        sampler = EpochSampler(dataset, replicas, rank, shuffle=True, seed=seed)
+    elif replicas > 1:
+        sampler = OrderedSampler(dataset, replicas, rank)
+        batch_size = even_batch_size(len(dataset), replicas, batch_size)
+    return ResumableLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=whole_batch if encoded else collate,
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=init_worker,
+        # Of its own, so that making an iterator leaves the global random state alone.
+        generator=torch.Generator().manual_seed(seed),
+    )

@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from classifier.errors import ConfigError, RunError
 from classifier.model import losses, tasks
+from classifier.model.agreement import MeanLoss
+from classifier.model.counted_losses import CountedLosses
 from classifier.model.deferred import CHECKPOINT_KEY as CHECKPOINT_KEY
-from classifier.model.deferred import DeferredNetwork
 from classifier.model.encoders import NetworkOptions
 from classifier.model.freezing import check_unfreeze_schedule, num_frozen_groups
 from classifier.model.mixing import build_mixing
 from classifier.model.optimizers import build_optimizer, completed, highest_rate, with_highest_rate
-from classifier.model.parameter_groups import OPTIMIZER
-from classifier.model.range_test import ends_range_test, follow_new_rate
+from classifier.model.range_test import follow_new_rate
 from classifier.model.schedules import (
     build_scheduler,
     check_scheduler,
@@ -33,7 +32,7 @@ from classifier.model.unfreezing import Unfreezing
 log = logging.getLogger(__name__)
 
 
-class ImageClassifier(DeferredNetwork):
+class ImageClassifier(CountedLosses):
     """An image classifier on an encoder of timm, torchvision, transformers, or your own.
 
     The network is built when the number of classes is known: by `build`, which the command line
@@ -123,9 +122,6 @@ class ImageClassifier(DeferredNetwork):
         self.loss_config = loss_config
         self.mixing = build_mixing(mixup_config)
         self.training_loss: TrainingLoss | None = None
-        # Kept by this class and not by Lightning, whose running means are lost in a resume.
-        self.train_loss = MeanMetric()
-        self.train_loss.persistent(True)
         self._check()
 
     def _check(self) -> None:
@@ -248,15 +244,8 @@ class ImageClassifier(DeferredNetwork):
             )
             logits = self(images)
         loss = self.training_loss(logits, targets)
-        outputs = {"loss": loss, "logits": logits.detach(), "targets": main}
-        if not torch.isfinite(loss):
-            if ends_range_test(self.trainer):
-                return outputs
-            raise RunError(self._not_finite(loss, batch, batch_idx))
-        size = len(outputs["targets"])
-        self.train_loss.update(loss.detach(), size)
-        self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True)
-        return outputs
+        self.count_train_loss(loss, batch, batch_idx)
+        return {"loss": loss, "logits": logits.detach(), "targets": main}
 
     def on_train_epoch_start(self) -> None:
         """Stop where what was computed once is trained after all."""
@@ -266,18 +255,13 @@ class ImageClassifier(DeferredNetwork):
                 "data.init_args.cache_features: false"
             )
 
-    def on_train_epoch_end(self) -> None:
-        """Log train_loss: the mean over the epoch's images."""
-        self.log("train_loss", self.train_loss.compute())
-        self.train_loss.reset()
-
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """One batch of (images, targets, ...): logs validation_loss, returns loss and logits."""
-        return self._evaluation_step(batch, "validation")
+        """One batch of (images, targets, ...): counts its loss, returns loss and logits."""
+        return self._evaluation_step(batch, self.validation_loss)
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """One batch of (images, targets, ...): logs test_loss, returns loss and logits."""
-        return self._evaluation_step(batch, "test")
+        """One batch of (images, targets, ...): counts its loss, returns loss and logits."""
+        return self._evaluation_step(batch, self.test_loss)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch of (images, ...): probabilities (N, num_classes) in float32."""
@@ -299,36 +283,12 @@ class ImageClassifier(DeferredNetwork):
         """
         return tasks.decisions(probabilities, self.thresholds)
 
-    def _evaluation_step(self, batch: Any, stage: str) -> dict[str, Tensor]:
+    def _evaluation_step(self, batch: Any, mean: MeanLoss) -> dict[str, Tensor]:
         logits, targets = self._logits(batch), batch[1]
         # Whatever loss trains, the plain one is logged, so that runs compare.
         loss = losses.classification_loss(logits, targets, self.task or tasks.MULTICLASS)
-        outputs = {"loss": loss, "logits": logits.detach(), "targets": targets}
-        if not torch.isfinite(outputs["loss"]):
-            raise RunError(
-                f"the {stage} loss became {outputs['loss'].item()}: the weights are broken. "
-                "Use an earlier checkpoint, and train with a lower learning rate"
-            )
-        size = len(outputs["targets"])
-        self.log(f"{stage}_loss", outputs["loss"], batch_size=size, prog_bar=True, sync_dist=True)
-        return outputs
-
-    def _not_finite(self, loss: Tensor, batch: Any, batch_idx: int) -> str:
-        rates = sorted({group["lr"] for group in self.trainer.optimizers[0].param_groups})
-        return (
-            f"the loss became {loss.item()} at step {self.global_step} "
-            f"(epoch {self.current_epoch}, batch {batch_idx}{self._files_of(batch)}, "
-            f"lr {', '.join(f'{rate:.3g}' for rate in rates)}). "
-            f"Lower {OPTIMIZER}.lr, set trainer.gradient_clip_val, or use trainer.precision: 32"
-        )
-
-    def _files_of(self, batch: Any) -> str:
-        """The first files of a batch, where the data module knows them."""
-        describe = getattr(getattr(self.trainer, "datamodule", None), "describe", None)
-        places = getattr(batch, "indices", None)
-        if describe is None or places is None:
-            return ""
-        return f" with {', '.join(describe('train', place) for place in places[:3].tolist())}, ..."
+        mean.update(loss, len(targets))
+        return {"loss": loss, "logits": logits.detach(), "targets": targets}
 
     # Optimization
 

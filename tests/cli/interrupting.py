@@ -6,22 +6,41 @@ import os
 import signal
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 
 
 class SendSignal(Callback):
-    """Sends this process a signal in a training or validation batch."""
+    """Sends this process, of one rank, a signal in a training or validation batch."""
 
-    def __init__(self, signum: int = signal.SIGTERM, step: int = 4, stage: str = "train") -> None:
-        self.signum, self.step, self.stage = signum, step, stage
+    def __init__(
+        self, signum: int = signal.SIGTERM, step: int = 4, stage: str = "train", rank: int = 0
+    ) -> None:
+        self.signum, self.step, self.stage, self.rank = signum, step, stage, rank
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        if self.stage == "train" and trainer.global_step == self.step:
+        if self.stage == "train" and self._is_time(trainer):
             os.kill(os.getpid(), self.signum)
 
     def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
-        if self.stage == "validation" and trainer.global_step == self.step:
+        if self.stage == "validation" and self._is_time(trainer):
             os.kill(os.getpid(), self.signum)
+
+    def _is_time(self, trainer: Any) -> bool:
+        return bool(trainer.global_step == self.step and trainer.global_rank == self.rank)
+
+
+class BreakLoss(Callback):
+    """Makes the loss of one rank not a number, or fails there, at one step."""
+
+    def __init__(self, rank: int = 1, step: int = 1, error: str | None = None) -> None:
+        self.rank, self.step, self.error = rank, step, error
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if trainer.global_rank == self.rank and trainer.global_step == self.step:
+            if self.error is not None:
+                raise ValueError(self.error)
+            pl_module.loss_weights = torch.full((len(pl_module.class_names),), float("nan"))
 
 
 class KillWorker(Callback):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from classifier import FolderImageDataset, ImageDataModule, ImageDataset, main
 from classifier.data.copies import find_copies
 from classifier.data.datasets import Sample
-from classifier.data.loading import BalancedSampler
+from classifier.data.sampling import BalancedSampler
 from classifier.errors import ConfigError, RunError
 from tests.conftest import write_classes, write_image
 

@@ -121,3 +121,14 @@ def test_learning_rate_finder_leaves_the_schedule_at_the_old_rate(
     trainer.fit(model, DataLoader(data, batch_size=2))
     assert model.lr != 0.5
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5
+
+
+def test_mean_metric_of_torchmetrics_forgets_weights_when_it_checks_nothing() -> None:
+    """classifier/model/agreement.py: MeanLoss."""
+    import torch
+    from torchmetrics import MeanMetric
+
+    mean = MeanMetric(nan_strategy="disable")
+    mean.update(torch.tensor(1.0), 3)
+    mean.update(torch.tensor(5.0), 1)
+    assert mean.compute() == 3.0  # not 2.0

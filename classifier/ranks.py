@@ -1,0 +1,81 @@
+"""The processes of a distributed training: which one this is, and what they tell the first."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+from classifier.files import write_text
+from classifier.runs import RUN_DIR_VARIABLE, trial_folder
+
+_WORDS = ".rank_{}.txt"
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks: the only one, or rank zero.
+
+    As far as the environment says, which Lightning and torchrun set for the processes that they
+    start. Before torch is imported nothing else is known.
+    """
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"]) == 0
+    return not any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+def settle(rank: int) -> None:
+    """Take over which process this is from a trainer, which also knows SLURM and its like.
+
+    Args:
+        rank: Among all processes of the training.
+    """
+    if rank > 0:
+        os.environ["RANK"] = str(rank)
+
+
+def started_by_first() -> bool:
+    """Whether rank zero started this process: it then tells what this one has to say."""
+    return not is_first() and _folder() is not None
+
+
+def end_with_first() -> None:
+    """End this process when the one that started it is gone, however that one ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-first", daemon=True).start()
+
+
+def leave_word(text: str) -> None:
+    """Say why this process fails, where rank zero finds it.
+
+    Args:
+        text: The message.
+    """
+    folder = _folder()
+    if folder is not None and folder.is_dir():
+        write_text(folder / _WORDS.format(os.environ.get("LOCAL_RANK", "0")), text)
+
+
+def take_words(folder: Path) -> str:
+    """What the other processes left, as one text; it is removed. Empty without any.
+
+    Args:
+        folder: The run folder.
+    """
+    words = []
+    for file in sorted(folder.glob(_WORDS.format("*"))):
+        number = file.stem.rpartition("_")[2]
+        words.append(f"process {number}: {file.read_text(encoding='utf-8')}")
+        file.unlink()
+    return "\n".join(words)
+
+
+def _folder() -> Path | None:
+    given = os.environ.get(RUN_DIR_VARIABLE)
+    return Path(given) if given else trial_folder()
