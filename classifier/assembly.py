@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from classifier.checkpoints import CONFIG_KEY, load_checkpoint
 from classifier.config import SECTIONS, check_top_level, check_trusted, class_paths, parse_word
 from classifier.importing import import_path
 from classifier.model.deferred import CHECKPOINT_KEY
+from classifier.ranks import started_by_first, tell_checkpoint, told_checkpoint
 from classifier.runs import find_checkpoint, newest_unfinished
 from classifier.trees import merge, override
 
@@ -65,7 +67,9 @@ class Assembly:
         if path is None:
             return
         if path == "last" and self.command.mode in ("train", "lr_find"):
-            found = newest_unfinished(self.experiment)
+            # A further process would find that the run is resumed already: by the first one.
+            found = told_checkpoint() if started_by_first() else newest_unfinished(self.experiment)
+            tell_checkpoint(found)
             if found is None:
                 log.info(
                     "ckpt_path: last: no unfinished run of %s, starting fresh", self.experiment
@@ -113,7 +117,8 @@ class Assembly:
         """The configuration with what it leaves open filled in."""
         self.sweep = config.pop("optuna", None) or {}
         if config.get("seed_everything") is True:
-            config["seed_everything"] = secrets.randbelow(2**31)
+            drawn = os.environ["PL_GLOBAL_SEED"] if started_by_first() else secrets.randbelow(2**31)
+            config["seed_everything"] = int(drawn)
         config["custom_folder_name"] = self.experiment
         config["trainer"] = config.get("trainer") or {}
         # A resumed training, started anew, comes to the same; one from weights needs them again.

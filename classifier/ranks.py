@@ -11,6 +11,7 @@ from classifier.files import write_text
 from classifier.runs import RUN_DIR_VARIABLE, trial_folder
 
 _WORDS = ".rank_{}.txt"
+_CHECKPOINT_VARIABLE = "CLASSIFIER_RESUMED"
 
 
 def is_first() -> bool:
@@ -49,6 +50,21 @@ def end_with_first() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-first", daemon=True).start()
+
+
+def tell_checkpoint(file: Path | None) -> None:
+    """Let the processes that this one starts resume what it resumes.
+
+    Args:
+        file: What `ckpt_path: last` has found; None for nothing.
+    """
+    os.environ[_CHECKPOINT_VARIABLE] = str(file or "")
+
+
+def told_checkpoint() -> Path | None:
+    """What the first process resumes; None when it starts fresh."""
+    told = os.environ.get(_CHECKPOINT_VARIABLE)
+    return Path(told) if told else None
 
 
 def leave_word(text: str) -> None:

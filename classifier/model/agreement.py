@@ -34,9 +34,8 @@ class MeanLoss(Metric):
     """The mean of a loss over images, over all batches and processes.
 
     torchmetrics' MeanMetric waits for the device in every step to look for numbers that are none,
-    which the steps do themselves, and forgets the weights when told not to look
-    (https://github.com/Lightning-AI/torchmetrics). Its states have the same names here, as
-    checkpoints hold them.
+    which the steps do themselves, and forgets the weights when told not to look.
+    Its states have the same names here, as checkpoints hold them.
     """
 
     full_state_update = False

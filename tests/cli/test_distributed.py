@@ -54,7 +54,7 @@ def command(*words: str) -> Ended:
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *words],
-        capture_output=True, text=True, env=environment, timeout=240, check=False,
+        capture_output=True, text=True, env=environment, timeout=120, check=False,
     )  # fmt: skip
     assert not processes_here()
     return Ended(done.returncode, done.stdout.splitlines(), done.stderr, time.monotonic() - started)
@@ -232,3 +232,12 @@ def test_fewer_validation_images_than_processes_and_callbacks_that_watch_them(wr
     assert alone is not None
     assert ended.result["num_epochs"] == alone.num_epochs
     assert ended.result["metrics"] == pytest.approx(alone.metrics, abs=1e-3)
+
+
+def test_seed_that_is_drawn_is_the_same_in_both(write: Any) -> None:
+    ended = command(*write(**TWO), "--seed_everything", "true")
+    assert ended.code == 0, ended.err
+    again = main(["--config", str(ended.folder / "config.yaml"), "--trainer.devices", "1",
+                  "--trainer.strategy", "auto", "--data.batch_size", "8"])  # fmt: skip
+    assert again is not None and again.seed == ended.result["seed"]
+    assert ended.result["metrics"] == pytest.approx(again.metrics, abs=1e-4)
