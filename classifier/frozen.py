@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor
 
+from classifier.callbacks.recorder import RunRecorder
 from classifier.data.datamodule import ImageDataModule
 from classifier.data.datasets import ImageDataset
 from classifier.errors import ConfigError
@@ -44,6 +45,9 @@ class FrozenPart:
         """Features (N, ...) on the CPU, in the precision of the training."""
         trainer = self.model._trainer
         context = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+        for callback in () if trainer is None else trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunRecorder):
+                callback.end_if_asked()
         with torch.no_grad(), context:
             return self.model.encode(images.to(self.model.device)).cpu()
 
@@ -63,8 +67,6 @@ def run_frozen_part_once(
     """
     if not (isinstance(model, ImageClassifier) and isinstance(data, ImageDataModule)):
         return
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return  # one batch is not worth the encoding of all images
     model.prefix = data.encoder = None
     if not data.cache_features or all(p.requires_grad for p in model.parameters()):
         reason: str | None = "the encoder is not frozen"
@@ -105,6 +107,9 @@ def on_images(model: Any, data: Any) -> Iterator[None]:
 
 
 def _why_not(model: ImageClassifier, data: ImageDataModule, trainer: Any) -> str | None:
+    parts = (trainer.limit_train_batches, trainer.limit_val_batches)
+    if trainer.fast_dev_run or trainer.overfit_batches or parts != (1.0, 1.0):
+        return "a part of the images is not worth the encoding of all"
     if any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):
         return "a callback unfreezes it"
     stages = [data.stage("train"), *([data.stage("val")] if data.has_validation() else [])]

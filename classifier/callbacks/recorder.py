@@ -140,6 +140,15 @@ class RunRecorder(Callback):
             found = torch.tensor(float(self.signum or 0), device=trainer.strategy.root_device)
             self.signum = int(trainer.strategy.reduce(found, reduce_op="max")) or None
 
+    def end_if_asked(self) -> None:
+        """End here when a signal came: between two batches of what precedes the first step.
+
+        Raises:
+            Interrupted: names the signal.
+        """
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
     def _obey(self, trainer: Any) -> None:
         if self.signum is None:
             return

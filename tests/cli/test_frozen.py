@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import BaseFinetuning
 
 from classifier import main
-from classifier.errors import ConfigError, RunError
+from classifier.errors import ConfigError, Interrupted, RunError
 from tests.conftest import resize, write_image
 from tests.model.test_encoders import write_timm
 
@@ -190,6 +191,41 @@ def test_bad_image_is_named_also_while_features_are_made(
     (images / "train" / "red" / "05.png").write_bytes(b"no image")
     with pytest.raises(RunError, match=r"05\.png"):
         main(["--config", save(frozen)])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--trainer.limit_train_batches", "2"),
+        ("--trainer.fast_dev_run", "true"),
+        ("--model.freeze_encoder", "false"),
+        ("--model.freeze_encoder", "false", "--model.unfreeze_schedule", "{0: head, 1: all}"),
+        ("--model.mixup_config", "{mixup_alpha: 0.2}"),
+    ],
+)
+def test_images_are_used_where_features_would_not_be_the_same_or_not_pay(
+    frozen: Any, train: Any, encoded: list[int], words: tuple[str, ...]
+) -> None:
+    train(*words)
+    assert encoded == []
+
+
+def test_signal_ends_the_encoding_and_the_next_run_goes_on_with_it(
+    frozen: Any, train: Any, encoded: list[int], monkeypatch: pytest.MonkeyPatch, workplace: Path
+) -> None:
+    from classifier.frozen import FrozenPart
+
+    encode = FrozenPart.encode
+
+    def interrupted(self: FrozenPart, images: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return encode(self, images)
+
+    monkeypatch.setattr(FrozenPart, "encode", interrupted)
+    with pytest.raises(Interrupted):
+        train()
+    monkeypatch.setattr(FrozenPart, "encode", encode)
+    assert_same_training(train(), train(*OFF))
 
 
 def test_callback_that_unfreezes_keeps_the_images(
