@@ -54,8 +54,20 @@ class MeanLoss(Metric):
             loss: Its mean, a scalar.
             num_images: How many it is the mean of.
         """
-        self.mean_value += loss.detach().float() * num_images
-        self.weight += num_images
+        self.count(loss, num_images)
+
+    @torch.no_grad()
+    def count(self, loss: Tensor, num_images: int) -> None:
+        """The same without what torchmetrics does around an update, which costs more than that.
+
+        Args:
+            loss: Its mean, a scalar.
+            num_images: How many it is the mean of.
+        """
+        self.__dict__["_update_count"] += 1
+        self.__dict__["_computed"] = None
+        self.mean_value.add_(loss.float(), alpha=num_images)
+        self.weight.add_(num_images)
 
     def compute(self) -> Tensor:
         """The mean, a scalar."""

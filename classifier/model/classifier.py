@@ -287,7 +287,7 @@ class ImageClassifier(CountedLosses):
         logits, targets = self._logits(batch), batch[1]
         # Whatever loss trains, the plain one is logged, so that runs compare.
         loss = losses.classification_loss(logits, targets, self.task or tasks.MULTICLASS)
-        mean.update(loss, len(targets))
+        mean.count(loss, len(targets))
         return {"loss": loss, "logits": logits.detach(), "targets": targets}
 
     # Optimization

@@ -58,7 +58,7 @@ class CountedLosses(DeferredNetwork):
         problem = first_problem(problem, loss.device)
         if problem is not None:
             raise RunError(problem)
-        self.train_loss.update(loss, len(batch[1]))
+        self.train_loss.count(loss, len(batch[1]))
         if self._shows(batch_idx):
             self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True)
 
