@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from classifier.callbacks.metrics import MetricsLogger, task_of
+from classifier.callbacks.metrics import MetricsLogger, num_classes_of, task_of
 from classifier.checkpoints import check_same_batches
 from classifier.errors import ConfigError, RunError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
@@ -130,11 +130,11 @@ def prepare_evaluation(
 
 
 def check_metrics(listed: Sequence[Any], model: L.LightningModule) -> None:
-    """Refuse metrics that cannot be logged in the model's task.
+    """Refuse metrics that cannot be logged in the model's task or of its number of classes.
 
     Args:
         listed: The callbacks of the configuration.
-        model: Prepared: its task is known.
+        model: Prepared: its task and classes are known.
 
     Raises:
         ConfigError: names the metric.
@@ -142,7 +142,7 @@ def check_metrics(listed: Sequence[Any], model: L.LightningModule) -> None:
     for index, callback in enumerate(listed):
         if isinstance(callback, MetricsLogger):
             try:
-                callback.check(task_of(model))
+                callback.check(task_of(model), num_classes_of(model))
             except ConfigError as error:
                 key = f"trainer.callbacks.{index}.init_args.{error.key}"
                 raise error.at(key) from error

@@ -105,6 +105,22 @@ class AskedMetric:
                 self._problems[task] = error
         return self._problems[task]
 
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse what the data has too few classes for.
+
+        Args:
+            num_classes: Of the data.
+
+        Raises:
+            ConfigError: top_k is more than all of them.
+        """
+        top_k = self.arguments.get("top_k", 1)
+        if top_k > num_classes:
+            raise ConfigError(
+                f"{self.key}.init_args.top_k", f"the data has {num_classes} classes", got=top_k,
+                remedy=f"Write at most {num_classes}",
+            )  # fmt: skip
+
     def _check_task(self, task: str) -> None:
         name = self.cls.__name__
         general = _TASK_PREFIX.sub("", name)
@@ -136,11 +152,12 @@ class AskedMetric:
                 )  # fmt: skip
 
     def _check_value(self, task: str) -> None:
-        """Try the metric on three classes: only a single number can be logged."""
+        """Try the metric on three classes or more: only a single number can be logged."""
         name = self.cls.__name__
         try:
-            metric = self.build(task, 3)
-            metric.update(*_example(self.given(task)))
+            num_classes = max(3, self.arguments.get("top_k", 1))
+            metric = self.build(task, num_classes)
+            metric.update(*_example(self.given(task), num_classes))
             value = metric.compute()
         except Exception as error:  # a class of anyone's, which may raise anything
             reason = " ".join(str(error).split()).rstrip(".")
@@ -251,13 +268,14 @@ def _variant(cls: Any, task: str) -> Any:
 
 
 @cache
-def _example(given: str) -> tuple[Tensor, Tensor]:
-    """Six images of three classes, as a metric is given them."""
+def _example(given: str, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Six images of the first three of at least as many classes, as a metric is given them."""
     targets = torch.tensor([0, 1, 2, 1, 2, 0])
+    logits = torch.eye(num_classes)[:3].repeat(2, 1)
     if given == LOGITS:
-        return torch.eye(3).repeat(2, 1), targets
-    several = torch.nn.functional.one_hot(targets, 3)
-    likely = torch.eye(3).repeat(2, 1) * 0.5 + 0.25
+        return logits, targets
+    several = torch.nn.functional.one_hot(targets, num_classes)
+    likely = logits * 0.5 + 0.25
     return (likely > 0.5).int() if given == DECISIONS else likely, several
 
 

@@ -69,11 +69,12 @@ class MetricsLogger(Callback):
         """
         return {f"{stage}_{asked.name}": asked.higher_is_better for asked in self._asked}
 
-    def check(self, task: str) -> None:
+    def check(self, task: str, num_classes: int | None = None) -> None:
         """Refuse metrics that cannot be logged in a task.
 
         Args:
             task: multiclass or multilabel.
+            num_classes: Of the data; None where it is not known.
 
         Raises:
             ConfigError: the first that cannot.
@@ -82,6 +83,8 @@ class MetricsLogger(Callback):
             problem = asked.problem(task)
             if problem is not None:
                 raise problem
+            if num_classes is not None:
+                asked.check_classes(num_classes)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Build the metrics for the model's number of classes, which is known by now."""
@@ -96,12 +99,11 @@ class MetricsLogger(Callback):
         self._build(pl_module)
 
     def _build(self, pl_module: L.LightningModule) -> None:
-        names: Sequence[str] | None = getattr(pl_module, "class_names", None)
-        num_classes = len(names) if names else getattr(pl_module, "num_classes", None)
+        num_classes = num_classes_of(pl_module)
         if self._collections or num_classes is None:
             return
         task = task_of(pl_module)
-        self.check(task)
+        self.check(task, num_classes)
         for stage in STAGES:
             built: dict[str, dict[str, Metric | MetricCollection]] = {}
             for asked in self._asked:
@@ -239,3 +241,13 @@ def task_of(model: Any) -> str:
         model: Whose classes are known.
     """
     return MULTILABEL if getattr(model, "task", None) == MULTILABEL else MULTICLASS
+
+
+def num_classes_of(model: Any) -> int | None:
+    """The number of classes of any model; None where it does not say.
+
+    Args:
+        model: Whose classes are known.
+    """
+    names: Sequence[str] | None = getattr(model, "class_names", None)
+    return len(names) if names else getattr(model, "num_classes", None)

@@ -65,3 +65,13 @@ def test_same_name_twice_is_refused() -> None:
 def test_direction_comes_from_torchmetrics() -> None:
     directions = MetricsLogger(["F1Score", "torchmetrics.CalibrationError"]).names("test")
     assert directions == {"test_f1_score": True, "test_calibration_error": False}
+
+
+def test_top_k_is_refused_when_it_exceeds_the_classes() -> None:
+    logger = MetricsLogger(["Accuracy", {"class_path": "Accuracy", "init_args": {"top_k": 5}}])
+    logger.check("multiclass", 5)
+    with pytest.raises(ConfigError) as caught:
+        logger.check("multiclass", 4)
+    assert str(caught.value) == (
+        "metrics.1.init_args.top_k: the data has 4 classes, got 5. Write at most 4."
+    )
