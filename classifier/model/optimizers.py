@@ -55,9 +55,10 @@ def build_optimizer(
     Args:
         module: The network.
         config: `name` and the optimizer's own arguments. A name with capitals is a class of
-            torch.optim (`AdamW`), one in lower case an optimizer of timm (`adamw`, `lamb`), one
-            with a dot an import path. Beside them `lr_backbone`, `lr_head`, `layer_decay` and
-            `decay_norms_and_biases`, see `parameter_groups`.
+            torch.optim (`AdamW`), one in lower case an optimizer of timm (`adamw`, `lamb`) with
+            the defaults of timm's factory, one with a dot an import path. Beside them
+            `lr_backbone`, `lr_head`, `layer_decay` and `decay_norms_and_biases`, see
+            `parameter_groups`.
         frozen_too: Take parameters with requires_grad=False as well: they will be trained later.
 
     Raises:
@@ -122,7 +123,7 @@ def _own_default(make: Callable[..., Optimizer], name: str) -> Any:
 
 
 def _optimizer_class(config: Mapping[str, Any]) -> Callable[..., Optimizer]:
-    from timm.optim import get_optimizer_class, list_optimizers
+    from timm.optim import list_optimizers
 
     name = config.get("name")
     if not isinstance(name, str):
@@ -133,17 +134,7 @@ def _optimizer_class(config: Mapping[str, Any]) -> Callable[..., Optimizer]:
     if name in _TORCH_OPTIMIZERS:
         return _TORCH_OPTIMIZERS[name]
     if name in list_optimizers():
-        info_class: Any = get_optimizer_class(name, bind_defaults=False)
-        bound: Any = get_optimizer_class(name, bind_defaults=True)
-        defaults = dict(getattr(bound, "keywords", {}))
-
-        def make(params: Any, **arguments: Any) -> Optimizer:
-            optimizer: Optimizer = info_class(params, **{**defaults, **arguments})
-            return optimizer
-
-        make.__signature__ = inspect.signature(info_class)  # type: ignore[attr-defined]
-        make.__name__ = name
-        return make
+        return _timm_optimizer(name)
     if "." in name:
         found = import_path(name, f"{OPTIMIZER}.name")
         if isinstance(found, type) and issubclass(found, Optimizer):
@@ -157,3 +148,33 @@ def _optimizer_class(config: Mapping[str, Any]) -> Callable[..., Optimizer]:
         remedy="Write a class of torch.optim, a name of timm.optim, or an import path",
         name=name, options=[*_TORCH_OPTIMIZERS, *list_optimizers()],
     )  # fmt: skip
+
+
+def _timm_optimizer(name: str) -> Callable[..., Optimizer]:
+    """An optimizer of timm with what timm's own factory gives it where nothing is said.
+
+    That is a momentum of 0.9 for those that have one, without which `sgd`, which is Nesterov's,
+    could not be, and no weight decay.
+
+    Source: timm.optim.create_optimizer_v2.
+    """
+    from timm.optim import get_optimizer_class, get_optimizer_info
+
+    info = get_optimizer_info(name)
+    cls: Any = get_optimizer_class(info, bind_defaults=False)
+    defaults: dict[str, Any] = {"weight_decay": 0.0}
+    if info.has_momentum:
+        defaults["momentum"] = 0.9
+    defaults |= info.defaults or {}
+
+    def make(params: Any, **arguments: Any) -> Optimizer:
+        optimizer: Optimizer = cls(params, **{**defaults, **arguments})
+        return optimizer
+
+    own = inspect.signature(cls)
+    parameters = [
+        p.replace(default=defaults.get(p.name, p.default)) for p in own.parameters.values()
+    ]
+    make.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    make.__name__ = name
+    return make

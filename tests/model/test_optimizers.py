@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from classifier.errors import ConfigError
@@ -16,6 +17,17 @@ from classifier.model.schedules import build_scheduler, check_scheduler
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def convolutional() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(288, 3),
+    )
 
 
 def rates(config: dict[str, Any], steps: int = 40, epochs: int = 4, lr: float = 0.1) -> list[float]:
@@ -59,6 +71,33 @@ def test_same_steps_as_torch_without_weight_decay(config: dict[str, Any]) -> Non
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("config", [{}, {"weight_decay": 0.05}])
+@pytest.mark.parametrize(
+    "name", ["sgd", "nesterov", "momentum", "adamw", "lamb", "rmsprop", "muon"]
+)
+def test_same_steps_as_timms_factory_with_a_name_of_timm(
+    name: str, config: dict[str, float]
+) -> None:
+    ours, theirs = convolutional(), convolutional()
+    own = build_optimizer(ours, {"name": name, "lr": 3e-3, **config})
+    reference = create_optimizer_v2(theirs, name, lr=3e-3, **config)
+    for step in range(5):
+        images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        for model, optimizer in ((ours, own), (theirs, reference)):
+            optimizer.zero_grad()
+            model(images).pow(2).sum().backward()
+            optimizer.step()
+    start = convolutional().state_dict()
+    for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+        assert not torch.equal(a, start[key])
+
+
+def test_momentum_of_a_timm_name_is_the_one_given() -> None:
+    groups = build_optimizer(network(), {"name": "sgd", "lr": 0.1, "momentum": 0.5}).param_groups
+    assert [(group["momentum"], group["nesterov"]) for group in groups] == [(0.5, True)]
 
 
 @pytest.mark.parametrize("config", [{"weight_decay": 0.1}, {}])
