@@ -156,10 +156,21 @@ class RunRecorder(Callback):
             trainer.save_checkpoint(self.run.checkpoints / LAST, weights_only=False)
         raise Interrupted(self.signum)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """End here when a signal came."""
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End here when a signal came at the end of the epoch before, which last.ckpt has."""
         self._agree(trainer)
-        self._obey(trainer)
+        if trainer.current_epoch > 0:
+            self.end_if_asked()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End here when a signal came; after the last batch of an epoch, when it is whole.
+
+        Lightning takes up a checkpoint of the last batch behind the end of its epoch: the epoch's
+        validation would never be made.
+        """
+        self._agree(trainer)
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._obey(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """End here when a signal came; a validation within a training is finished first."""

@@ -57,7 +57,7 @@ def interrupted(config: Any, save: Any, workplace: Path) -> Any:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("stage", "step"), [("train", 1), ("train", 4), ("validation", 6)])
+@pytest.mark.parametrize(("stage", "step"), [("train", 1), ("train", 4), ("train", 5), ("validation", 6)])
 def test_resume_after_a_signal_reaches_the_same_numbers(
     train: Any, interrupted: Any, signum: int, stage: str, step: int
 ) -> None:
@@ -70,6 +70,17 @@ def test_resume_after_a_signal_reaches_the_same_numbers(
     assert resumed.best_score == whole.best_score
     before, after = weights(whole.output_dir), weights(resumed.output_dir)
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert epoch_rows(resumed.output_dir) == epoch_rows(whole.output_dir)
+
+
+def test_signal_ends_a_training_of_one_batch_an_epoch(
+    train: Any, config: Any, interrupted: Any
+) -> None:
+    config["data"]["init_args"]["batch_size"] = 24
+    whole = train("--trainer.max_epochs", EPOCHS)
+    interrupted(signal.SIGTERM, 1)
+    resumed = train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "last")
+    assert resumed.metrics == whole.metrics
     assert epoch_rows(resumed.output_dir) == epoch_rows(whole.output_dir)
 
 
