@@ -42,6 +42,7 @@ _PLAIN_TEXT_KEYS = frozenset(
         "root", "dirpath", "filename", "custom_folder_name", "ckpt_path", "save_dir",
         "table", "image_column", "target_column", "split_column", "split", "group_column",
         "delimiter", "subset", "revision", "data_dir", "cache_dir", "group_pattern", "class_names",
+        "target_modules", "exclude_modules", "layers_pattern",
     }
 )  # fmt: skip
 _BOOLEAN_WORDS = frozenset({"on", "off", "yes", "no"})

@@ -119,6 +119,8 @@ def _why_not(model: ImageClassifier, data: ImageDataModule, trainer: Any) -> str
         return "the augmentations cannot be told from others"
     if model.unfreeze_schedule is not None:
         return "unfreeze_schedule frees it"
+    if model.lora is not None:
+        return "lora trains adapters in most of its layers"
     if model.mixing is not None:
         return "mixup_config mixes images"
     if stages[0].pipeline.is_random and data.feature_views is None:

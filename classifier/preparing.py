@@ -15,6 +15,7 @@ from classifier.checkpoints import check_same_batches
 from classifier.errors import ConfigError, RunError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
 from classifier.model.encoders import MODEL_NAME, PRETRAINED
+from classifier.model.lora import named_as_with_adapters
 from classifier.model.losses import shown_weights
 from classifier.model.tasks import MULTICLASS, class_facts
 
@@ -48,10 +49,10 @@ def prepare_training(
         return
     facts = class_facts(data)
     if checkpoint is None:
-        if model.freeze_encoder and not model.pretrained and not from_weights:
+        if (model.freeze_encoder or model.lora) and not model.pretrained and not from_weights:
             log.warning(
-                "freeze_encoder: %s with pretrained: false freezes layers at random weights",
-                model.freeze_encoder,
+                "%s with pretrained: false freezes layers at random weights",
+                "lora" if model.lora else f"freeze_encoder: {model.freeze_encoder}",
             )
         model.build(**facts, resize_mode=getattr(data, "resize_mode", None))
     else:
@@ -185,6 +186,9 @@ def load_weights(model: L.LightningModule, checkpoint: Mapping[str, Any]) -> Non
     """
     weights: dict[str, Tensor] = dict(checkpoint["state_dict"])
     own = model.state_dict()
+    network = getattr(model, "network", None)
+    if network is not None and CHECKPOINT_KEY in checkpoint:
+        weights = named_as_with_adapters(network, weights, "network.")
     other = sorted(set(own) ^ set(weights))
     unlike = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     saved = checkpoint.get(CHECKPOINT_KEY, {})

@@ -31,8 +31,6 @@ PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/coming_from.md")
 }
 ROW = re.compile(r"^\| (?P<there>.+?) \| (?P<here>.+?) \|(?P<remark>.*\|)?$", flags=re.MULTILINE)
-# Files that are not there yet.
-COMING = {"from_scratch.yaml", "lora.yaml"}
 
 
 def arguments_of(function: Any) -> set[str]:
@@ -121,7 +119,7 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
         if link.startswith("#"):
             assert link[1:] in places, link
-        elif "://" not in link and Path(link).name not in COMING:
+        elif "://" not in link:
             assert (ROOT / page).parent.joinpath(link).is_file(), link
 
 

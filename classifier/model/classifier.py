@@ -13,10 +13,12 @@ from torch import Tensor
 from classifier.errors import ConfigError, RunError
 from classifier.model import losses, tasks
 from classifier.model.agreement import MeanLoss
+from classifier.model.compiling import Compiling, compile_mode
 from classifier.model.counted_losses import CountedLosses
 from classifier.model.deferred import CHECKPOINT_KEY as CHECKPOINT_KEY
 from classifier.model.encoders import NetworkOptions
 from classifier.model.freezing import check_unfreeze_schedule, num_frozen_groups
+from classifier.model.lora_config import check_lora
 from classifier.model.mixing import build_mixing
 from classifier.model.optimizers import build_optimizer, completed, highest_rate, with_highest_rate
 from classifier.model.range_test import follow_new_rate
@@ -76,6 +78,11 @@ class ImageClassifier(CountedLosses):
         unfreeze_schedule: Epoch, from 0 -> what is trained from then on: head, all, or the fraction
             in [0, 1] of the encoder's layer groups, from the output side, beside the head. For
             example {0: head, 2: 0.25, 4: all}; instead of freeze_encoder.
+        lora: `r`, `lora_alpha`, `lora_dropout`, `target_modules` and further arguments of
+            peft.LoraConfig: the encoder is frozen, and adapters beside its layers are trained;
+            without target_modules those of the attention. null adds none.
+        compile: false, true, or a mode of torch.compile (reduce-overhead, max-autotune): compiles
+            the network for the training; evaluation of a checkpoint never waits for it.
 
     Raises:
         ConfigError: a name, argument or number that cannot be.
@@ -101,6 +108,8 @@ class ImageClassifier(CountedLosses):
         loss_config: dict[str, Any] | None = None,
         mixup_config: dict[str, Any] | None = None,
         unfreeze_schedule: dict[int, Any] | None = None,
+        lora: dict[str, Any] | None = None,
+        compile: bool | str = False,
     ) -> None:
         super().__init__(task, thresholds)
         self.save_hyperparameters()
@@ -109,6 +118,8 @@ class ImageClassifier(CountedLosses):
         self.num_classes = num_classes
         self.freeze_encoder = freeze_encoder
         self.unfreeze_schedule = unfreeze_schedule
+        self.lora = lora
+        self.compile_mode = compile_mode(compile)
         self.optimizer_config = completed(optimizer_config)
         self._configured_lr: float | None = None  # when the optimizer was made
         self.scheduler_config = scheduler_config
@@ -135,6 +146,7 @@ class ImageClassifier(CountedLosses):
         tasks.check_thresholds(self._given_thresholds, self.task)
         num_frozen_groups(self.freeze_encoder, 1)
         self.network_options()  # refuses what is out of range
+        check_lora(self.lora, self.freeze_encoder, self.unfreeze_schedule)
         check_unfreeze_schedule(self.unfreeze_schedule, self.freeze_encoder)
         build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
         check_scheduler(self.scheduler_config)
@@ -163,6 +175,7 @@ class ImageClassifier(CountedLosses):
             head=self.head,
             image_size=self.image_size,
             channels_last=self.channels_last,
+            lora=self.lora,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -306,5 +319,7 @@ class ImageClassifier(CountedLosses):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def configure_callbacks(self) -> list[Callback]:
-        """What follows unfreeze_schedule, where there is one."""
-        return [] if self.unfreeze_schedule is None else [Unfreezing(self.unfreeze_schedule)]
+        """What follows unfreeze_schedule, and what compiles, where they are asked for."""
+        schedule, mode = self.unfreeze_schedule, self.compile_mode
+        follower = [] if schedule is None else [Unfreezing(schedule)]
+        return [*follower, *([] if mode is None else [Compiling(mode)])]

@@ -19,6 +19,7 @@ from classifier.model.freezing import (
     num_frozen_groups,
     num_frozen_in_epoch,
 )
+from classifier.model.lora import AdapterReport, train_adapters
 from classifier.model.prefix import FrozenPrefix
 from classifier.preprocessing import Preprocessing
 
@@ -154,19 +155,23 @@ class DeferredNetwork(L.LightningModule):
         given = saved if self._given_thresholds is None else self._given_thresholds
         self.thresholds = tasks.resolve_thresholds(given, self.task, self.class_names)
 
-    def _freeze(self) -> FreezeReport:
+    def _freeze(self) -> FreezeReport | AdapterReport:
+        network = self._built()
+        report = self._freeze_groups() if network.adapters is None else train_adapters(network)
+        for side in ("mean", "std"):
+            values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
+            self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)
+        self.train(self.training)
+        return report
+
+    def _freeze_groups(self) -> FreezeReport:
         network = self._built()
         groups = network.layer_groups()
         if self.unfreeze_schedule is None:
             number = num_frozen_groups(self.freeze_encoder, len(groups))
         else:
             number = num_frozen_in_epoch(self.unfreeze_schedule, 0, len(groups))
-        report = freeze_groups(network, groups, number)
-        for side in ("mean", "std"):
-            values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
-            self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)
-        self.train(self.training)
-        return report
+        return freeze_groups(network, groups, number)
 
     def _built(self) -> Network:
         if self.network is None:

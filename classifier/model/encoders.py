@@ -16,6 +16,7 @@ from classifier.config import IMPORT_PATH
 from classifier.errors import ConfigError
 from classifier.model.freezing import LayerGroup
 from classifier.model.heads import HeadLayers, replace_last_layers
+from classifier.model.lora import Adapters, add_adapters, merge_adapters, restore_adapters
 from classifier.model.memory_format import is_convolutional
 from classifier.model.options import NetworkOptions as NetworkOptions
 from classifier.model.sizes import build_for_size
@@ -41,6 +42,7 @@ class Network(nn.Module, ABC):
         self.preprocessing = preprocessing
         self.spec = {**spec, "preprocessing": preprocessing.to_dict()}
         self.channels_last = False
+        self.adapters: Adapters | None = None
 
     def put_on(self, head: HeadLayers, num_classes: int) -> None:
         """Replace the last linear layer by a head of several layers.
@@ -92,9 +94,17 @@ class Network(nn.Module, ABC):
     def logits(self, images: Tensor) -> Tensor:
         """What `forward` gives, of images in the memory format of the weights."""
 
-    @abstractmethod
     def layer_groups(self) -> list[LayerGroup]:
         """The encoder's parameters in groups from the input to the output, without the head."""
+        return self.own_layer_groups() if self.adapters is None else list(self.adapters.groups)
+
+    @abstractmethod
+    def own_layer_groups(self) -> list[LayerGroup]:
+        """What `layer_groups` gives of a network without adapters."""
+
+    def merge_adapters(self) -> None:
+        """Become the network without adapters that gives the same logits."""
+        merge_adapters(self)
 
 
 # Source -> the module that builds and rebuilds its networks; imported when it is needed.
@@ -130,6 +140,8 @@ def build_network(model_name: str, num_classes: int, options: NetworkOptions) ->
     if head is not None:
         network.put_on(head, num_classes)
     network.use_channels_last(options.channels_last)
+    if options.lora is not None:
+        add_adapters(network, options.lora)
     return network
 
 
@@ -148,6 +160,8 @@ def rebuild_network(
     if spec.get("head") is not None:
         network.put_on(HeadLayers.from_config(spec["head"]), num_classes)
     network.use_channels_last(channels_last)
+    if spec.get("lora") is not None:
+        restore_adapters(network, spec["lora"])
     return network
 
 

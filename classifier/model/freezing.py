@@ -52,7 +52,7 @@ class FreezeReport:
         return (
             f"froze {len(self.frozen)} of {self.num_groups} layer groups"
             + (f": {names}" if names else "")
-            + f"; trainable {_count(self.num_trainable)} of {_count(self.num_parameters)}"
+            + f"; trainable {counted(self.num_trainable)} of {counted(self.num_parameters)}"
         )
 
 
@@ -232,7 +232,8 @@ def _is_container(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) and holds_blocks
 
 
-def _count(number: int) -> str:
+def counted(number: int) -> str:
+    """A number of parameters as people say it, such as 1.5 M."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.1f} {unit}"

@@ -54,7 +54,7 @@ class ModuleNetwork(Network):
         logits: Tensor = self.model(images)
         return logits
 
-    def layer_groups(self) -> list[LayerGroup]:
+    def own_layer_groups(self) -> list[LayerGroup]:
         """Blocks in the order of the module's parameters, all but its head."""
         return group_by_block(self.model, self.head_name, "model.")
 

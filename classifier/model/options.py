@@ -37,6 +37,7 @@ class NetworkOptions:
             library's own.
         image_size: Side or height and width in pixels of what the network sees; None is its own.
         channels_last: Keep images and weights in torch.channels_last; None decides by the layers.
+        lora: Arguments of peft.LoraConfig; None adds no adapters.
 
     Raises:
         ConfigError: a number out of range, or an argument that has a key of its own.
@@ -49,6 +50,7 @@ class NetworkOptions:
     head: Mapping[str, Any] | None = None
     image_size: int | Sequence[int] | None = None
     channels_last: bool | None = None
+    lora: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_reserved(self.model_args or {}, _OTHER_KEYS)

@@ -35,7 +35,7 @@ class TimmNetwork(Network):
         logits: Tensor = self.model(images)
         return logits
 
-    def layer_groups(self) -> list[LayerGroup]:
+    def own_layer_groups(self) -> list[LayerGroup]:
         """By timm's own group matcher; what it cannot place comes last."""
         classifier = self.model.get_classifier()
         heads = classifier if isinstance(classifier, tuple | list) else [classifier]

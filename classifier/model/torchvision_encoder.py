@@ -46,7 +46,7 @@ class TorchvisionNetwork(Network):
         logits: Tensor = self.model(images)
         return logits
 
-    def layer_groups(self) -> list[LayerGroup]:
+    def own_layer_groups(self) -> list[LayerGroup]:
         """Blocks in the order of the model's parameters, all but the last layer."""
         return group_by_block(self.model, self.head_name, "model.")
 

@@ -55,7 +55,7 @@ class TransformersNetwork(Network):
         logits: Tensor = self.model(pixel_values=images).logits
         return logits
 
-    def layer_groups(self) -> list[LayerGroup]:
+    def own_layer_groups(self) -> list[LayerGroup]:
         """Embeddings, numbered layers, norm, in the order of the model's parameters."""
         prefix = f"model.{self.model.base_model_prefix}."
         names = [

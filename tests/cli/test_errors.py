@@ -113,7 +113,7 @@ TABLE: list[tuple[str, Any, str]] = [
         f"{MODEL}.optimzer_config", {},
         "model.init_args.optimzer_config: ImageClassifier takes no 'optimzer_config'. It takes "
         "model_name, pretrained, num_classes, freeze_encoder, optimizer_config, scheduler_config, "
-        "task, class_weights, thresholds, model_args, drop_rate, drop_path_rate and 6 more. Did you mean 'optimizer_config'?",
+        "task, class_weights, thresholds, model_args, drop_rate, drop_path_rate and 8 more. Did you mean 'optimizer_config'?",
     ),
     (
         "model.class_path", "classifier.ImageClasifier",

@@ -57,7 +57,9 @@ def interrupted(config: Any, save: Any, workplace: Path) -> Any:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("stage", "step"), [("train", 1), ("train", 4), ("train", 5), ("validation", 6)])
+@pytest.mark.parametrize(
+    ("stage", "step"), [("train", 1), ("train", 4), ("train", 5), ("validation", 6)]
+)
 def test_resume_after_a_signal_reaches_the_same_numbers(
     train: Any, interrupted: Any, signum: int, stage: str, step: int
 ) -> None:
@@ -123,6 +125,23 @@ def test_resume_within_an_epoch_follows_the_unfreezing(
     whole = train("--trainer.max_epochs", EPOCHS)
     interrupted(signal.SIGTERM, step)
     resumed = train("--trainer.max_epochs", EPOCHS, "--ckpt_path", "last")
+    assert resumed.metrics == whole.metrics
+    before, after = weights(whole.output_dir), weights(resumed.output_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{"name": "sgd", "lr": 0.01}, {"name": "muon", "lr": 3e-3, "weight_decay": 0.05}]
+)
+def test_resume_goes_on_with_the_optimizer_of_timm(
+    train: Any, config: Any, optimizer: dict[str, Any]
+) -> None:
+    config["model"]["init_args"]["optimizer_config"] = optimizer
+    whole = train("--trainer.max_epochs", EPOCHS)
+    part = train("--trainer.max_epochs", "2")
+    resumed = train(
+        "--trainer.max_epochs", EPOCHS, "--ckpt_path", part.output_dir + "/checkpoints/last.ckpt"
+    )
     assert resumed.metrics == whole.metrics
     before, after = weights(whole.output_dir), weights(resumed.output_dir)
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,8 +226,8 @@ class Agreement(Callback):
         assert trainer.world_size == 2 and torch.equal(both[0], both[1])
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_two_processes_agree_on_weights_that_are_freed_later() -> None:
+def agree() -> None:
+    """Train in two processes, forked: only from a process that has not computed yet."""
     model = built(optimizer_config={"name": "AdamW", "lr": 0.01})
     assert model.network is not None
     freed_last = model.network.get_parameter(model.network.layer_groups()[0].parameters[0])
@@ -233,3 +235,11 @@ def test_two_processes_agree_on_weights_that_are_freed_later() -> None:
     strategy = "ddp_fork_find_unused_parameters_true"
     trainer(4, Agreement(), strategy=strategy, devices=2).fit(model, batches(), batches())
     assert not torch.equal(before, freed_last)
+
+
+@pytest.mark.long
+def test_two_processes_agree_on_weights_that_are_freed_later() -> None:
+    code = "from tests.model.test_unfreezing import agree; agree()"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, timeout=120)
+    assert done.returncode == 0
