@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from classifier.callbacks.cost import ModelCost
     from classifier.callbacks.metrics import MetricsLogger
     from classifier.callbacks.soup import GreedySoup
-    from classifier.data.augmentations import RandomResizedCrop, TorchvisionTransform
     from classifier.data.datamodule import ImageDataModule
     from classifier.data.datasets import ImageDataset
     from classifier.data.folders import FolderImageDataset
     from classifier.data.hub_datasets import HuggingFaceDataset
     from classifier.data.tables import CsvImageDataset
     from classifier.data.torchvision_datasets import TorchvisionDataset
+    from classifier.data.transforms import RandomResizedCrop, TorchvisionTransform
     from classifier.entry import main
     from classifier.model.classifier import ImageClassifier
     from classifier.model.small_cnn import SmallCNN
@@ -54,10 +54,10 @@ _HOMES = {
     "ImageDataset": "classifier.data.datasets",
     "MetricsLogger": "classifier.callbacks.metrics",
     "ModelCost": "classifier.callbacks.cost",
-    "RandomResizedCrop": "classifier.data.augmentations",
+    "RandomResizedCrop": "classifier.data.transforms",
     "SmallCNN": "classifier.model.small_cnn",
     "TorchvisionDataset": "classifier.data.torchvision_datasets",
-    "TorchvisionTransform": "classifier.data.augmentations",
+    "TorchvisionTransform": "classifier.data.transforms",
     "main": "classifier.entry",
 }
 

@@ -7,15 +7,17 @@ import csv
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.seed import isolate_rng
+from numpy.typing import NDArray
 
 from classifier.callbacks.finders import BATCH_SIZE
 from classifier.errors import ConfigError, Interrupted, RunError
@@ -30,6 +32,9 @@ from classifier.training import build_trainer
 log = logging.getLogger(__name__)
 
 NUM_STEPS = 100  # learning rates that the range test tries, from 1e-8 to 1
+_SKIPPED = 10  # of them, at the beginning, from which nothing is concluded
+_FORGETS = 0.98  # of Lightning's running mean
+_WIDTH = 3.0  # steps, of the mean over the neighbours
 _HARMLESS_RATE = 1e-12  # for steps that only fill the memory
 _NEVER = 10**9  # epochs
 _QUIET = {
@@ -90,6 +95,8 @@ def find_rate(
 
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
     """
+    if isinstance(model, ImageClassifier):
+        model.scheduler_config = None  # the test has a schedule of its own
     finder = _RangeTest(num_training_steps=NUM_STEPS, update_attr=False)
     finder._early_exit = True  # as Lightning's Tuner does: the test, and no training after it
     trainer.callbacks.insert(0, finder)
@@ -98,36 +105,88 @@ def find_rate(
         trainer.fit(model, datamodule=data)
     run.result.precision = str(trainer.precision)
     found = finder.optimal_lr
-    suggested = None if found is None else found.suggestion()
-    if found is None or suggested is None:
+    rates = [] if found is None else found.results["lr"]
+    losses = [] if found is None else plain_losses(found.results["loss"])
+    suggested = steepest_rate(rates[: len(losses)], losses)
+    if suggested is None:
         raise RunError(
-            "the range test ended before it saw enough learning rates to suggest one. "
-            "Use a larger training set, or a smaller data.init_args.batch_size"
+            "the range test saw no learning rate at which the loss falls. Use a larger training "
+            "set, or a larger data.init_args.batch_size"
         )
-    _report(run, found.results["lr"], found.results["loss"], suggested)
-    rates = {"lr": suggested}
+    _report(run, rates[: len(losses)], losses, suggested)
+    named = {"lr": suggested}
     if isinstance(model, ImageClassifier):
-        rates = with_highest_rate(model.optimizer_config, suggested)
-    run.result.found = {f"{OPTIMIZER}.{key}": float(f"{rate:.3g}") for key, rate in rates.items()}
+        named = with_highest_rate(model.optimizer_config, suggested)
+    run.result.found = {f"{OPTIMIZER}.{key}": float(f"{rate:.3g}") for key, rate in named.items()}
+
+
+def plain_losses(smoothed: Sequence[float]) -> list[float]:
+    """The losses of the steps, of Lightning's running mean over them.
+
+    The mean forgets 2 % a step, so that of 100 steps it lags behind by decades of the rate, and its
+    correction for the beginning counts a step too many: it begins at half of the loss.
+
+    Args:
+        smoothed: As `LearningRateFinder` keeps them.
+    """
+    means = [s * (1 - _FORGETS ** (step + 2)) for step, s in enumerate(smoothed)]
+    before = [0.0, *means[:-1]]
+    return [(m - _FORGETS * b) / (1 - _FORGETS) for m, b in zip(means, before, strict=True)]
+
+
+def steepest_rate(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The rate at which the loss, smoothed without a lag, falls most for each factor of the rate.
+
+    Args:
+        rates: Rising.
+        losses: Of the steps at these rates.
+
+    Returns:
+        None where the loss never falls.
+    """
+    finite = [*np.isfinite(losses), False].index(False)  # the test ends where it diverges
+    rates, losses = rates[:finite], losses[:finite]
+    if finite <= _SKIPPED + 2:
+        return None
+    smooth = smoothed_losses(losses)
+    lowest = _SKIPPED + int(np.argmin(smooth[_SKIPPED:]))
+    slopes = np.gradient(smooth, np.log10(rates))[_SKIPPED : lowest + 1]
+    best = int(np.argmin(slopes))
+    return float(rates[_SKIPPED + best]) if slopes[best] < 0 else None
+
+
+def smoothed_losses(losses: Sequence[float]) -> NDArray[np.float64]:
+    """A mean over the neighbours of each loss, to both sides."""
+    from scipy.ndimage import gaussian_filter1d
+
+    smooth: NDArray[np.float64] = gaussian_filter1d(np.asarray(losses, dtype=float), _WIDTH)
+    return smooth
 
 
 def _report(run: Run, rates: list[float], losses: list[float], suggested: float) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    smooth = smoothed_losses([loss for loss in losses if np.isfinite(loss)]).tolist()
+    rates, losses = rates[: len(smooth)], losses[: len(smooth)]
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
     with (folder / "lr_find.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["lr", "loss"])
-        writer.writerows(zip(rates, losses, strict=False))
+        writer.writerow(["lr", "loss", "smoothed_loss"])
+        writer.writerows(zip(rates, losses, smooth, strict=True))
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(rates[: len(losses)], losses)
-    axes.plot([suggested], [losses[rates.index(suggested)]], "o", label=f"{suggested:.3g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
-    axes.legend(title="steepest descent")
+    axes.plot(rates, losses, color="0.8", label="of each step")
+    axes.plot(rates, smooth, label="smoothed")
+    place = smooth[rates.index(suggested)]
+    axes.plot([suggested], [place], "o", label=f"steepest at {suggested:.3g}")
+    # A training that diverges would press the valley flat.
+    low, high = min(smooth), max(smooth[: rates.index(suggested) + 1])
+    axes.set_ylim(low - 0.3 * (high - low), high + 0.5 * (high - low))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    axes.legend()
     figure.savefig(folder / "lr_find.png", dpi=120)
 
 

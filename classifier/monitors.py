@@ -7,7 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 
 from classifier.callbacks.cost import ModelCost
 from classifier.callbacks.metrics import MetricsLogger
@@ -55,6 +60,12 @@ def check_monitors(
     names = known_names(callbacks, data)
     closed = logs_known_names_only(callbacks, model)
     check_soup(callbacks, listed)
+    averages = [type(item).__name__ for item in callbacks if isinstance(item, WeightAveraging)]
+    if len(averages) > 1:
+        raise ConfigError(
+            "trainer.callbacks", f"{' and '.join(averages)} would each put its own average in "
+            "place of the weights", remedy="Keep one of them",
+        )  # fmt: skip
     for key, monitor, mode in _monitors(callbacks, model, listed):
         if monitor not in names and closed:
             raise ConfigError(

@@ -244,9 +244,10 @@ def _check_image(model: ImageClassifier, dataset: Any, name: str) -> None:
         ) from error  # fmt: skip
     finally:
         model.train(was_training)
-    if logits.shape != (1, len(model.class_names or [])):
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (1, len(model.class_names or [])):
         raise ConfigError(
-            MODEL_NAME, f"{model.model_name} gives logits of shape {tuple(logits.shape)} for one "
+            MODEL_NAME, f"{model.model_name} gives logits of shape {shape} for one "
             f"image and {len(model.class_names or [])} classes",
             remedy="Let its forward return (N, num_classes)",
         )  # fmt: skip

@@ -215,7 +215,7 @@ def find_checkpoint(path: str) -> Path:
     """The checkpoint that `--ckpt_path` means.
 
     Args:
-        path: A checkpoint file, or a run folder, which stands for its best checkpoint.
+        path: A checkpoint file, or a run folder, which stands for its best checkpoint, or a soup.
 
     Raises:
         ConfigError: no such file, a folder without checkpoints, or a remote address.
@@ -227,7 +227,9 @@ def find_checkpoint(path: str) -> Path:
         )  # fmt: skip
     found = Path(path)
     if found.is_dir():
-        candidates = [found / CHECKPOINTS / BEST, found / CHECKPOINTS / LAST, found / BEST]
+        # A soup is only there when it is better than the best single one.
+        candidates = [found / CHECKPOINTS / name for name in (SOUP, BEST, LAST)]
+        candidates.append(found / BEST)
         candidates.append(found / str(_result(found).get("best_checkpoint")))  # a sweep's best
         existing = [candidate for candidate in candidates if candidate.is_file()]
         front = _result(found).get("pareto_trials")

@@ -113,6 +113,7 @@ def quiet_known_noise() -> None:
         logging.getLogger(name).addFilter(_not_advertising)
     for message in (
         ".*does not have many workers.*",
+        ".*DataLoader will create .* worker processes in total.*",  # as asked for
         ".*WeightAveraging callback with a model that overrides.*",  # nothing is sharded here
         ".*`precision=16` is supported for historical reasons.*",
         ".*AMP with fp16 is not supported on CPU.*",  # the log says which precision is used

@@ -215,6 +215,10 @@ def fit(
     for soup in [c for c in trainer.callbacks if isinstance(c, GreedySoup)]:
         with recorder.obeying_signals(), redirect_stdout(sys.stderr):
             run.result.soup = soup.cook(trainer, model, data, run.checkpoints, recorder)
+        facts = run.result.soup or {}
+        if facts.get("checkpoint"):
+            run.result.best_checkpoint, run.result.best_score = facts["checkpoint"], facts["score"]
+            run.result.best_metrics = {**run.result.best_metrics, **facts["metrics"]}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ FOLDER/new holds 20 test images without labels, for prediction.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -56,5 +56,7 @@ def _write(image: np.ndarray, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else "data/digits")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"))
+    target = parser.parse_args().folder
     print(f"{write_digits(target)} images in {target}")

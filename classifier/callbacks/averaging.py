@@ -140,11 +140,13 @@ def measure_batch_norm(
             loader.num_batches_done = None  # from the first batch, wherever the epoch is
         limit = min(trainer.num_training_batches, num_batches or float("inf"))
         for batch in islice(loader, None if limit == float("inf") else int(limit)):
-            images = batch[0].to(model.device)
-            if images.is_floating_point():
-                images = images.to(model.dtype)
+            values = batch[0].to(model.device)
+            encoded = getattr(batch, "encoded", False)
+            if values.is_floating_point() and not encoded:
+                values = values.to(model.dtype)
+            run: Any = model.prefix.finish if encoded else model  # type: ignore[union-attr]
             with trainer.precision_plugin.forward_context():
-                model(images)
+                run(values)
         restore_random_state(before)
 
 

@@ -29,8 +29,9 @@ class GreedySoup(Callback):
 
     The best checkpoint comes first. Each further one, in the order of its score, stays in the mean
     if the monitored validation metric does not get worse. checkpoints/soup.ckpt is written when the
-    mean is better than the best checkpoint; result.json has the facts under `soup`. The score has
-    chosen the soup on the validation images: only other images say what it is worth.
+    mean is better than the best checkpoint, and is then what the run folder stands for in
+    --ckpt_path; result.json has the facts under `soup`. The score has chosen the soup on the
+    validation images: only other images say what it is worth.
 
     Args:
         batch_norm_batches: Training batches from which the BatchNorm statistics of each mean are
@@ -125,6 +126,7 @@ class _Kitchen:
         """The facts, and the weights when they are better than the best checkpoint's."""
         soup, used = self._weights(self.ranked[0]), [self.ranked[0]]
         best = score = self._score(soup)
+        metrics = self._metrics()
         tasted = soup
         for file in self.ranked[1:]:
             mean = self._mean(soup, self._weights(file), len(used))
@@ -132,9 +134,10 @@ class _Kitchen:
             if self.sign * found >= self.sign * score:
                 soup, score, used = mean, found, [*used, file]
                 tasted = {name: value.clone() for name, value in self._state().items()}
+                metrics = self._metrics()
         facts = {
             "monitor": self.monitor, "num_checkpoints": len(self.ranked), "best_score": best,
-            "score": score, "ingredients": [Path(file).name for file in used],
+            "score": score, "ingredients": [Path(file).name for file in used], "metrics": metrics,
         }  # fmt: skip
         return facts, tasted if self.sign * score > self.sign * best else None
 
@@ -169,6 +172,9 @@ class _Kitchen:
                 "complete. Monitor validation_loss or a metric of classifier.MetricsLogger"
             )
         return float(self.validator.callback_metrics[self.monitor])
+
+    def _metrics(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.validator.callback_metrics.items()}
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.cpu() for name, value in self.model.state_dict().items()}

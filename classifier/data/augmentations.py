@@ -1,4 +1,4 @@
-"""Albumentations pipelines: the one module that imports the library."""
+"""Albumentations pipelines: with transforms.py the one place that imports the library."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import copy
 import hashlib
 import json
 import math
-import os
 import random
 import threading
 from collections.abc import Sequence
 from typing import Any
-
-# Without this the import asks the package index for a newer release.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
@@ -23,6 +19,7 @@ from albumentations.pytorch import ToTensorV2
 from numpy.typing import NDArray
 
 from classifier.data.presets import written_out
+from classifier.data.transforms import RandomResizedCrop, TorchvisionTransform, to_tensor
 from classifier.errors import ConfigError
 from classifier.importing import import_path
 from classifier.preprocessing import Preprocessing
@@ -78,6 +75,8 @@ class Pipeline:
     @property
     def name(self) -> str | None:
         """Equal for pipelines that do the same with equal seeds; None where that is not known."""
+        if not all(_is_known(transform) for transform in self._compose.transforms):
+            return None  # its code may change
         told = json.dumps(self._compose.to_dict(), sort_keys=True, default=repr)
         return None if " at 0x" in told else told
 
@@ -128,19 +127,6 @@ def _instantiated(spec: Any) -> Any:
     return import_path(spec["class_path"], "class_path")(**arguments)
 
 
-def to_tensor(image: Any) -> torch.Tensor:
-    """(H, W, 3) array -> (3, H, W) tensor of the same type; a tensor stays as it is."""
-    if isinstance(image, torch.Tensor):
-        return image
-    if image.dtype == np.float64:
-        image = image.astype(np.float32)
-    if image.ndim != 3 or image.shape[2] != 3:
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
-    planes = np.empty((3, *image.shape[:2]), dtype=image.dtype)
-    cv2.split(image, list(planes))  # five times as fast as a transposed copy
-    return torch.from_numpy(planes)
-
-
 def build_pipeline(
     transforms: TransformList | None, preprocessing: Preprocessing, key: str
 ) -> tuple[Pipeline, bool]:
@@ -189,74 +175,6 @@ def preprocessing_transforms(preprocessing: Preprocessing) -> list[A.BasicTransf
     if preprocessing.resize_mode == "squash" and preprocessing.resize == preprocessing.size:
         return steps
     return [*steps, A.CenterCrop(height, width, pad_if_needed=True)]
-
-
-class RandomResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
-    """albumentations.RandomResizedCrop to the size that the encoder takes.
-
-    Crops of more than four times that area are first halved by averaging, against aliasing.
-
-    Args:
-        scale: Smallest and largest part of the image's area, in (0, 1].
-        ratio: Smallest and largest ratio of width to height.
-        size: Height and width in pixels; null is the encoder's.
-        p: How often, in [0, 1]; at all other times the image stays as it is.
-
-    Source: Szegedy et al., Going deeper with convolutions, 2015.
-    """
-
-    def __init__(
-        self,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (0.75, 4 / 3),
-        size: tuple[int, int] | None = None,
-        p: float = 1.0,
-    ) -> None:
-        super().__init__(size or (224, 224), scale, ratio, p=p)
-        self._is_open = size is None
-
-    def fill_in(self, preprocessing: Preprocessing) -> None:
-        """Take the encoder's size where the user left it open."""
-        if self._is_open:
-            self.size = preprocessing.size
-
-    def apply(
-        self, img: NDArray[np.uint8], crop_coords: tuple[int, int, int, int], **_: Any
-    ) -> NDArray[np.uint8]:
-        """Crop and resize (H, W, 3) pixels."""
-        left, top, right, bottom = crop_coords
-        height, width = self.size
-        crop = img[top:bottom, left:right]
-        while crop.shape[0] * crop.shape[1] > 4 * height * width:
-            rows, columns = crop.shape[0] // 2, crop.shape[1] // 2
-            even = crop[: 2 * rows, : 2 * columns]
-            crop = cv2.resize(even, (columns, rows), interpolation=cv2.INTER_AREA)
-        resized = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
-        return np.asarray(resized, dtype=np.uint8)
-
-
-class TorchvisionTransform(A.ImageOnlyTransform):  # type: ignore[misc]
-    """A transform of torchvision among those of Albumentations: RandAugment, TrivialAugmentWide ...
-
-    Args:
-        transform: A class of torchvision.transforms.v2 that takes uint8 images.
-        p: How often, in [0, 1].
-    """
-
-    def __init__(self, transform: torch.nn.Module, p: float = 1.0) -> None:
-        super().__init__(p=p)
-        self.transform = transform
-
-    def get_params(self) -> dict[str, Any]:
-        """The seed of one image."""
-        return {"seed": self.py_random.getrandbits(63)}
-
-    def apply(self, img: NDArray[np.uint8], seed: int = 0, **_: Any) -> NDArray[np.uint8]:
-        """Transform (H, W, 3) pixels with random numbers of their own."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            image: torch.Tensor = self.transform(to_tensor(img))
-        return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _needed_side(first: A.BasicTransform | A.BaseCompose) -> int | None:
@@ -338,6 +256,15 @@ def _fixes_size(pipeline: Pipeline, key: str) -> bool:
             )  # fmt: skip
         shapes.add(tuple(image.shape))
     return len(shapes) == 1
+
+
+def _is_known(transform: Any) -> bool:
+    inner = [*getattr(transform, "transforms", ())]
+    inner += [transform.transform] if isinstance(transform, TorchvisionTransform) else []
+    library = type(transform).__module__.partition(".")[0]
+    return library in ("albumentations", "classifier", "torchvision", "torch") and all(
+        map(_is_known, inner)
+    )
 
 
 def _is_steady(transform: Any) -> bool:

@@ -271,6 +271,8 @@ class ImageDataModule(L.LightningDataModule):
         """A stage of training as features, where an encoder is to run once."""
         if self.encoder is None or name not in ("train", "val"):
             return None
+        if name == "val" and self.stage(name).pipeline.is_random:
+            return None  # its images are those of a validation on its own
         if name not in self._encoded:
             cache = FeatureCache(
                 self.cache_dir, self.encoder, self.feature_views or 1,

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from classifier.data.fingerprints import Fingerprints
 from classifier.data.loading import Batch, StageDataset, collate, init_worker
 from classifier.data.store import Kept, Store
+from classifier.errors import RunError
 from classifier.files import write_text
 
 log = logging.getLogger(__name__)
@@ -129,11 +130,12 @@ class FeatureCache:
         views = self.views if stage.pipeline.is_random else 1
         store = self._store(stage)
         with store.in_words():
-            keys = self._keys(stage, views)
+            prints = Fingerprints(self.folder, stage.source, max(1, self.num_workers))
+            keys = _keys(stage, prints.all(stage.indices), views)
             index = store.index()
             if any(key not in index for view in keys for key in view):
                 with store.writing() as index:
-                    if not self._fill(stage, keys, store, index):
+                    if not self._fill(stage, keys, prints, store, index):
                         return None
         size = next(iter(index.values())).size
         rows = np.array([[index[key].offset // size for key in view] for view in keys])
@@ -147,32 +149,29 @@ class FeatureCache:
             self._digest = self.encoder.digest()
         # Of random views the seed decides, and the key.
         seed = stage.seed if stage.pipeline.is_random else None
-        facts = (_FORMAT, self._digest, stage.pipeline.name, stage.source.background, seed)
+        kept = stage.source.kept  # decoded images of the on-disk cache, which may be smaller
+        facts = (
+            _FORMAT, self._digest, stage.pipeline.name, stage.source.background, seed,
+            None if kept is None else kept.folder.name,
+        )  # fmt: skip
         name = hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
         return Store(self.folder / "features" / name, "the features", "cache_features: false")
 
-    def _keys(self, stage: StageDataset, views: int) -> list[list[bytes]]:
-        """The key of every image in every view: (views, N)."""
-        threads = max(1, self.num_workers)
-        prints = Fingerprints(self.folder, stage.source, threads).all(stage.indices)
-        # An image that cannot be read now has no key; decoding it says why.
-        contents = [prints.get(index, b"?") for index in stage.indices]
-        return [
-            [
-                hashlib.blake2b(print_ + bytes([view]), digest_size=16).digest()
-                for print_ in contents
-            ]
-            for view in range(views)
-        ]
-
     def _fill(
-        self, stage: StageDataset, keys: list[list[bytes]], store: Store, index: dict[bytes, Kept]
+        self,
+        stage: StageDataset,
+        keys: list[list[bytes]],
+        prints: Fingerprints,
+        store: Store,
+        index: dict[bytes, Kept],
     ) -> bool:
         missing = {
             key: place for view in keys for place, key in enumerate(view) if key not in index
         }
+        if not missing:  # another process has made them meanwhile
+            return True
         started = time.monotonic()
-        batches = self._batches(stage, missing)
+        batches = self._batches(_Views(stage, list(missing.items()), keys, prints))
         first = next(batches)
         size = len(missing) * first[1][0].numel() * first[1].element_size()
         free = shutil.disk_usage(store.folder).free
@@ -184,11 +183,7 @@ class FeatureCache:
             )  # fmt: skip
             return False
         log.info("frozen layers run once: %s", told)
-        form = {
-            "shape": list(first[1].shape[1:]),
-            "dtype": str(first[1].dtype).removeprefix("torch."),
-        }
-        write_text(store.folder / _FORM, json.dumps(form))
+        _note_form(store.folder, first[1])
         with tqdm(
             total=len(missing), desc="encoding into the cache", unit="img", leave=False,
             disable=not sys.stderr.isatty(),
@@ -197,14 +192,11 @@ class FeatureCache:
         log.info("encoded in %.1f s", time.monotonic() - started)
         return True
 
-    def _batches(
-        self, stage: StageDataset, missing: dict[bytes, int]
-    ) -> Iterator[tuple[list[bytes], Tensor]]:
-        views = _Views(stage, list(missing.items()))
+    def _batches(self, views: _Views) -> Iterator[tuple[list[bytes], Tensor]]:
         workers = min(self.num_workers, max(0, len(views) - 1))
         loader = DataLoader(
             views, batch_size=self.batch_size, num_workers=workers, collate_fn=collate,
-            worker_init_fn=init_worker, generator=torch.Generator().manual_seed(stage.seed),
+            worker_init_fn=init_worker, generator=torch.Generator().manual_seed(views.stage.seed),
         )  # fmt: skip
         for batch in loader:
             told = [views.items[number][0] for number in batch.indices.tolist()]
@@ -214,9 +206,17 @@ class FeatureCache:
 class _Views(Dataset[tuple[Tensor, Any, int, str]]):
     """The images to encode; the random numbers of each follow from its key."""
 
-    def __init__(self, stage: StageDataset, items: list[tuple[bytes, int]]) -> None:
+    def __init__(
+        self,
+        stage: StageDataset,
+        items: list[tuple[bytes, int]],
+        keys: list[list[bytes]],
+        prints: Fingerprints,
+    ) -> None:
         self.stage = stage
         self.items = items
+        self._first_keys = keys[0]
+        self._prints = prints
 
     def __len__(self) -> int:
         return len(self.items)
@@ -224,6 +224,9 @@ class _Views(Dataset[tuple[Tensor, Any, int, str]]):
     def __getitem__(self, number: int) -> tuple[Tensor, Any, int, str]:
         key, place = self.items[number]
         image = self.stage.image(place, int.from_bytes(key[:7]))
+        content = self._prints.one(self.stage.indices[place])
+        if content is None or _key(content, 0) != self._first_keys[place]:
+            raise RunError(f"{self.stage.path(place)} changed while it was read")
         return image, -1, number, ""
 
 
@@ -234,6 +237,13 @@ def _as_arrays(
         flat = features.contiguous().view(len(keys), -1).view(torch.uint8).numpy()
         yield from zip(keys, flat, strict=True)
         bar.update(len(keys))
+
+
+def _keys(stage: StageDataset, prints: dict[int, bytes], views: int) -> list[list[bytes]]:
+    """The key of every image in every view: (views, N)."""
+    # An image that cannot be read now has no key; decoding it says why.
+    contents = [prints.get(index, b"?") for index in stage.indices]
+    return [[_key(print_, view) for print_ in contents] for view in range(views)]
 
 
 def _key(print_: bytes, view: int) -> bytes:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from classifier.data.augmentations import Pipeline, start_worker, to_tensor
+from classifier.data.augmentations import Pipeline, start_worker
 from classifier.data.datasets import ImageDataset, sample_name
 from classifier.data.decoding import BadImageError
 from classifier.data.sampling import (
@@ -22,6 +22,7 @@ from classifier.data.sampling import (
     OrderedSampler,
     even_batch_size,
 )
+from classifier.data.transforms import to_tensor
 from classifier.errors import RunError
 
 

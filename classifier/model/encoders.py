@@ -42,6 +42,8 @@ class Network(nn.Module, ABC):
         self.preprocessing = preprocessing
         self.spec = {**spec, "preprocessing": preprocessing.to_dict()}
         self.channels_last = False
+        # Frozen by the author of the model, whatever the user freezes and frees.
+        self.held = frozenset(n for n, p in self.named_parameters() if not p.requires_grad)
         self.adapters: Adapters | None = None
 
     def put_on(self, head: HeadLayers, num_classes: int) -> None:

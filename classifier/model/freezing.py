@@ -141,6 +141,7 @@ def freeze_groups(network: nn.Module, groups: Sequence[LayerGroup], number: int)
     """
     frozen = groups[:number]
     names = {name for group in frozen for name in group.parameters}
+    names |= getattr(network, "held", frozenset())  # frozen by the model's author
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in names)
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from classifier.errors import ConfigError
 from classifier.importing import check_arguments
+
+log = logging.getLogger(__name__)
 
 MIXUP = "model.init_args.mixup_config"
 
@@ -76,6 +79,11 @@ class Mixing:
         off = self.mixup_off_epoch
         if off is None or off >= 1:
             self.num_epochs = math.inf if off is None else off
+            if off is not None and 0 < (trainer.max_epochs or 0) <= off:
+                log.warning(
+                    "%s.mixup_off_epoch: epoch %d never comes, the last one is %d",
+                    MIXUP, off, trainer.max_epochs - 1,
+                )  # fmt: skip
             return
         epochs = trainer.max_epochs
         if epochs is None or epochs < 1:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -80,6 +82,11 @@ class FrozenPrefix:
         """
         if all(parameter.requires_grad for parameter in network.parameters()):
             return None
+        with torch.random.fork_rng(devices=[]):  # layers are tried in training too
+            return cls._found(network, images)
+
+    @classmethod
+    def _found(cls, network: nn.Module, images: Tensor) -> FrozenPrefix | None:
         with _modes_kept(network), torch.inference_mode(False), torch.enable_grad():
             network.eval()
             calls = _trace(network, images)
@@ -127,7 +134,8 @@ class FrozenPrefix:
     def digest(self) -> str:
         """Equal for prefixes that make the same of an image: weights, architecture and code."""
         told = hashlib.blake2b(digest_size=16)
-        versions = {name: _version(name) for name in _LIBRARIES}
+        used = {type(module).__module__.partition(".")[0] for module in self._network.modules()}
+        versions = {name: _version(name) for name in _LIBRARIES if name in {"torch", *used}}
         spec = getattr(self._network, "spec", {})
         facts = [self.cut, versions, spec, torch.get_float32_matmul_precision()]
         told.update(json.dumps(facts, sort_keys=True, default=repr).encode())
@@ -293,10 +301,21 @@ def _frozen_values(module: nn.Module, *, recurse: bool) -> Iterator[tuple[str, T
 
 
 def _own_files(network: nn.Module) -> list[Path]:
-    """The source files of modules that are of no library."""
-    classes = {type(module) for module in network.modules()}
-    own = {cls for cls in classes if cls.__module__.partition(".")[0] not in _LIBRARIES}
-    return sorted({Path(inspect.getfile(cls)) for cls in own})
+    """The source files that may decide what modules of no library do.
+
+    Of this program those of the modules' classes. A user's own module may use whatever the user
+    wrote: all files that were imported and belong to no installed package.
+    """
+    classes = {base for module in network.modules() for base in type(module).__mro__}
+    tops = {cls: cls.__module__.partition(".")[0] for cls in classes}
+    known = {*_LIBRARIES, *sys.stdlib_module_names}
+    own = [cls for cls, top in tops.items() if top not in known]
+    files = {Path(inspect.getfile(cls)) for cls in own}
+    if any(tops[cls] != "classifier" for cls in own):
+        installed = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
+        names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+        files |= {Path(name) for name in names if name and not name.startswith(installed)}
+    return sorted(file for file in files if file.suffix == ".py" and file.is_file())
 
 
 def _version(package: str) -> str | None:

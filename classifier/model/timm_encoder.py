@@ -23,6 +23,7 @@ _LOCATION_KEYS = {"url", "file", "hf_hub_id", "hf_hub_filename", "source", "stat
 _NOT_TO_GIVE = {
     "model_name": "model_name", "pretrained_cfg": "model_name",
     "pretrained_cfg_overlay": "model_name", "cache_dir": "model_name",
+    "features_only": "model_name", "checkpoint_path": "pretrained", "out_indices": "model_name",
 }  # fmt: skip
 _RESIZE_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 
@@ -95,7 +96,15 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> TimmNetwo
 
 
 def rebuild(spec: Mapping[str, Any], num_classes: int) -> TimmNetwork:
-    """Build the architecture of a saved network, with random weights."""
+    """Build the architecture of a saved network, with random weights.
+
+    Raises:
+        ConfigError: what is saved is no architecture of timm, but a place where one may be.
+    """
+    _check_name(spec["architecture"], False)
+    if ":" in spec["architecture"]:
+        raise ConfigError("ckpt_path", "the network is no architecture", got=spec["architecture"])
+    check_reserved(spec["model_args"], _NOT_TO_GIVE)
     model = timm.create_model(
         spec["architecture"],
         pretrained=False,

@@ -58,8 +58,8 @@ class Unfreezing(Callback):
         late = [epoch for epoch in self.schedule if epochs and 0 < epochs <= epoch]
         if late and trainer.is_global_zero:
             log.warning(
-                "unfreeze_schedule: epoch %s never comes, the training ends after %d epochs",
-                ", ".join(map(str, late)), epochs,
+                "unfreeze_schedule: epoch %s never comes, the last one is %d",
+                ", ".join(map(str, late)), (epochs or 0) - 1,
             )  # fmt: skip
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,5 +77,8 @@ class Unfreezing(Callback):
         hold_frozen_in_eval(pl_module.network)
         # What epoch 0 freezes was told when the network was built.
         if number != (at_first if self._last is None else self._last) and trainer.is_global_zero:
-            log.info("unfreeze_schedule, epoch %d: %s", trainer.current_epoch, report)
+            log.info(
+                "unfreeze_schedule: from epoch %d on, the %d. one, %s",
+                trainer.current_epoch, trainer.current_epoch + 1, report,
+            )  # fmt: skip
         self._last = number

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import albumentations
+import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import BaseFinetuning
 
 from classifier import main
@@ -228,6 +232,97 @@ def test_signal_ends_the_encoding_and_the_next_run_goes_on_with_it(
     assert_same_training(train(), train(*OFF))
 
 
+def test_two_that_need_the_same_features_make_them_once(frozen: Any, workplace: Path) -> None:
+    frozen["model"]["init_args"]["freeze_encoder"] = True
+    (workplace / "cfg.yaml").write_text(yaml.safe_dump(frozen))
+    context = multiprocessing.get_context("spawn")
+    children = [context.Process(target=run_apart, args=(workplace,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(100)
+    assert [child.exitcode for child in children] == [0, 0]
+    logs = [log.read_text() for log in (workplace / "runs/colours").glob("*/log.txt")]
+    assert sum(log.count("run once: features of") for log in logs) == 2  # train and validation
+
+
+def run_apart(folder: Path) -> None:
+    """A training that encodes so slowly that another one has to wait for it."""
+    import os
+    import time
+
+    from classifier.frozen import FrozenPart
+
+    os.chdir(folder)
+    encode = FrozenPart.encode
+
+    def slow(self: FrozenPart, images: Any) -> Any:
+        time.sleep(1.0)
+        return encode(self, images)
+
+    FrozenPart.encode = slow  # type: ignore[method-assign]
+    main(["--config", "cfg.yaml"])
+
+
+def test_smaller_kept_images_have_other_features(frozen: Any, train: Any) -> None:
+    train("--data.create_dataset", "true", "--data.cache_size", "8")
+    assert_same_training(train(), train(*OFF))
+
+
+def test_image_that_changes_while_it_is_encoded_is_told(
+    frozen: Any, train: Any, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from classifier.data.loading import StageDataset
+
+    image = StageDataset.image
+
+    def changing(self: StageDataset, place: int, seed: int) -> Any:
+        found = image(self, place, seed)
+        if self.path(place).endswith("05.png"):
+            write_image(images / "train" / self.path(place), (1, 2, 3), place)
+        return found
+
+    frozen["data"]["init_args"]["num_workers"] = 0
+    monkeypatch.setattr("classifier.preparing._check_image", lambda *_: None)
+    monkeypatch.setattr(StageDataset, "image", changing)
+    with pytest.raises(RunError, match=r"05\.png changed while it was read"):
+        train()
+
+
+def test_random_validation_is_that_of_a_validation_on_its_own(frozen: Any, train: Any) -> None:
+    crop = {"class_path": "albumentations.RandomCrop", "init_args": {"height": 24, "width": 24}}
+    frozen["data"]["init_args"]["augmentations"]["val"] = [*resize(), crop]
+    result = train()
+    again = main(["--val", "--ckpt_path", f"{result.output_dir}/checkpoints/last.ckpt"])
+    assert again is not None
+    assert again.metrics["validation_loss"] == pytest.approx(result.metrics["validation_loss"])
+
+
+def test_dropout_of_the_head_draws_the_same_numbers(frozen: Any, train: Any) -> None:
+    frozen["model"]["init_args"]["head"] = {"hidden": 16, "dropout": 0.5}
+    assert_same_training(train(), train(*OFF))
+
+
+def test_transform_of_ones_own_is_not_kept(frozen: Any, train: Any, encoded: list[int]) -> None:
+    own = {"class_path": "tests.cli.test_frozen.Brighter"}
+    frozen["data"]["init_args"]["augmentations"] = {"train": [own, *resize()], "val": resize()}
+    train()
+    assert encoded == []
+
+
+@pytest.mark.parametrize(
+    "average",
+    [
+        {"class_path": "classifier.EpochWeightAveraging", "init_args": {"start_epoch": 1}},
+        {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}},
+    ],
+)
+def test_averages_are_the_same_with_kept_features(frozen: Any, train: Any, average: Any) -> None:
+    frozen["model"]["init_args"]["freeze_encoder"] = 0.5
+    frozen["trainer"]["callbacks"] = [average]
+    assert_same_training(train(), train(*OFF))
+
+
 def test_callback_that_unfreezes_keeps_the_images(
     frozen: Any, train: Any, encoded: list[int]
 ) -> None:
@@ -249,6 +344,14 @@ def test_trials_of_a_sweep_share_the_features(frozen: Any, save: Any, workplace:
     logs = sorted((workplace / "runs/colours/trials").glob("*/log.txt"))
     told = [log.read_text().count("run once: features of") for log in logs]
     assert told == [2, 0, 0]  # training and validation, in the first trial
+
+
+class Brighter(albumentations.ImageOnlyTransform):  # type: ignore[misc]
+    """A transform whose code may change."""
+
+    def apply(self, img: Any, **_: Any) -> Any:
+        """Brighten."""
+        return np.clip(img.astype(int) + 9, 0, 255).astype(np.uint8)
 
 
 class Unfreezes(BaseFinetuning):

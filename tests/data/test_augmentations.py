@@ -13,8 +13,9 @@ import yaml
 from torchvision.transforms import v2
 
 from classifier import RandomResizedCrop, TorchvisionTransform, main
-from classifier.data.augmentations import Pipeline, build_pipeline, to_tensor
+from classifier.data.augmentations import Pipeline, build_pipeline
 from classifier.data.presets import PRESETS
+from classifier.data.transforms import to_tensor
 from classifier.errors import ConfigError
 from classifier.preprocessing import Preprocessing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,29 @@ def test_digest_follows_the_code_of_ones_own_module(
     changed = tmp_path / "changed.py"
     changed.write_text("# another forward")
     monkeypatch.setattr("classifier.model.prefix.inspect.getfile", lambda cls: str(changed))
+    assert prefix.digest() != before
+
+
+def test_looking_for_a_prefix_draws_no_random_numbers() -> None:
+    network = WithDropout()
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    assert FrozenPrefix.find(network, torch.ones(2, 3, 8, 8)) is not None
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_digest_follows_the_code_that_ones_own_module_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = tmp_path / "a_helper.py"
+    helper.write_text("FACTOR = 1.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("a_helper")
+    prefix = FrozenPrefix.find(WithDropout(), torch.randn(2, 3, 8, 8))
+    assert prefix is not None
+    before = prefix.digest()
+    helper.write_text("FACTOR = 2.0")
     assert prefix.digest() != before
 
 

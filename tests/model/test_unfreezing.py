@@ -139,9 +139,10 @@ def test_parameters_wait_for_their_epoch_and_begin_without_state(
             weight = name.replace("running_mean", "weight")
             assert torch.equal(before[name], after[name]) == (weight in frozen), (epoch, name)
     lines = [r.getMessage() for r in caplog.records if "unfreeze_schedule" in r.getMessage()]
-    assert [line.partition(":")[0] for line in lines] == [
-        "unfreeze_schedule, epoch 1", "unfreeze_schedule, epoch 3",
-    ]  # fmt: skip
+    assert [line.partition(", froze")[0] for line in lines] == [
+        "unfreeze_schedule: from epoch 1 on, the 2. one",
+        "unfreeze_schedule: from epoch 3 on, the 4. one",
+    ]
     assert "froze 0 of" in lines[1]
 
 
@@ -207,7 +208,7 @@ def test_resumed_training_equals_an_uninterrupted_one(epoch: int, tmp_path: Path
 
 def test_epoch_that_never_comes_is_told(caplog: pytest.LogCaptureFixture) -> None:
     trainer(2).fit(built(), batches(), batches())
-    assert "unfreeze_schedule: epoch 3 never comes, the training ends after 2 epochs" in caplog.text
+    assert "unfreeze_schedule: epoch 3 never comes, the last one is 1" in caplog.text
 
 
 @pytest.mark.parametrize("strategy", [DDPStrategy(), FSDPStrategy()])
