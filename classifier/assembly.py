@@ -116,6 +116,9 @@ class Assembly:
     def _completed(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration with what it leaves open filled in."""
         self.sweep = config.pop("optuna", None) or {}
+        asked = any(key.startswith("optuna.") for key, _ in self.command.overrides)
+        if asked and not self.sweep.get("tune"):
+            log.warning("optuna.tune is not true: one training, no sweep")
         if config.get("seed_everything") is True:
             drawn = os.environ["PL_GLOBAL_SEED"] if started_by_first() else secrets.randbelow(2**31)
             config["seed_everything"] = int(drawn)

@@ -244,6 +244,13 @@ def _check_image(model: ImageClassifier, dataset: Any, name: str) -> None:
         ) from error  # fmt: skip
     finally:
         model.train(was_training)
+    sides = tuple(image.shape[1:])
+    if model.image_size is not None and sides != model.preprocessing.size:
+        log.warning(
+            "%s gives images of %d x %d pixels, and model.init_args.image_size is %s: null, or "
+            "classifier.RandomResizedCrop without a size, follows it",
+            key, *sides, model.image_size,
+        )  # fmt: skip
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (1, len(model.class_names or [])):
         raise ConfigError(

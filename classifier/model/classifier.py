@@ -310,6 +310,9 @@ class ImageClassifier(CountedLosses):
         self._configured_lr = self.lr
         later = self.unfreeze_schedule is not None
         optimizer = build_optimizer(self._built(), self.optimizer_config, frozen_too=later)
+        rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
+        if len(rates) > 1:
+            log.info("learning rates of the parameter groups: %.3g to %.3g", rates[0], rates[-1])
         if self.scheduler_config is None:
             return optimizer
         num_steps, num_epochs = planned_length(self.trainer)

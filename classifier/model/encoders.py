@@ -197,7 +197,14 @@ def locate(model_name: str) -> tuple[str, str]:
         MODEL_NAME, "no such model or folder", got=model_name,
         remedy="Write timm/<name>, torchvision/<name>, <org>/<name> on the Hugging Face Hub, "
         "an existing folder, or the import path of a module",
+        name=f"timm/{model_name}", options=_timm_names(model_name),
     )  # fmt: skip
+
+
+def _timm_names(model_name: str) -> list[str]:
+    import timm
+
+    return [f"timm/{model_name}"] if timm.is_model(model_name.partition(".")[0]) else []
 
 
 def _by_config(config_file: Path, *, timm: str, transformers: str) -> tuple[str, str]:
