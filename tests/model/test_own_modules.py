@@ -101,6 +101,44 @@ def test_module_states_its_preprocessing_and_is_told_of_weights_and_size(pretrai
     assert again.model.given_size == 16
 
 
+class FrozenByItsAuthor(NoHead):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(4)
+        self.last.requires_grad_(False)
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.head(self.last(images).mean((2, 3)))
+
+
+class Pair(FrozenByItsAuthor):
+    def forward(self, images: torch.Tensor) -> Any:
+        return super().forward(images), images
+
+
+def test_what_its_author_froze_stays_frozen() -> None:
+    model = ImageClassifier(f"{__name__}.FrozenByItsAuthor", num_classes=3, pretrained=False)
+    model.build()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"network.model.head.weight", "network.model.head.bias"}
+
+
+def test_module_that_gives_no_logits_is_refused(config: Any, save: Any) -> None:
+    config["model"]["init_args"]["model_name"] = f"{__name__}.Pair"
+    with pytest.raises(ConfigError, match="gives logits of shape tuple for one image"):
+        main(["--config", save(config)])
+
+
+def test_checkpoint_that_points_timm_to_a_place_is_refused() -> None:
+    spec = dict(build_network("timm/test_resnet", 3, NetworkOptions(pretrained=False)).spec)
+    for change in (
+        {"architecture": "local-dir:/tmp"},
+        {"model_args": {"checkpoint_path": "/tmp/weights.pth"}},
+    ):
+        with pytest.raises(ConfigError):
+            rebuild_network({**spec, **change}, 3)
+
+
 def test_small_cnn_learns_a_colour_and_comes_back() -> None:
     torch.manual_seed(0)
     model = ImageClassifier("classifier.SmallCNN", num_classes=3, model_args={"width": 8})
