@@ -81,7 +81,8 @@ def train(stem: str, photos: Path, *more: str) -> Result:
 def test_recipe_trains(stem: str, photos: Path) -> None:
     limit = [] if stem == "feature_extraction" else ["--trainer.limit_train_batches", "2"]
     result = train(stem, photos, *limit)
-    assert result.best_checkpoint == "checkpoints/best.ckpt"
+    soup = (result.soup or {}).get("checkpoint")
+    assert result.best_checkpoint == (soup or "checkpoints/best.ckpt")
     checkpoint = torch.load(
         Path(result.output_dir, "checkpoints/best.ckpt"), weights_only=True, map_location="cpu"
     )
