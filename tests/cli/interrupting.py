@@ -6,7 +6,6 @@ import os
 import signal
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import Callback
 
 
@@ -40,7 +39,7 @@ class BreakLoss(Callback):
         if trainer.global_rank == self.rank and trainer.global_step == self.step:
             if self.error is not None:
                 raise ValueError(self.error)
-            pl_module.loss_weights = torch.full((len(pl_module.class_names),), float("nan"))
+            pl_module.training_loss = lambda logits, _: logits.sum() * float("nan")
 
 
 class KillWorker(Callback):
