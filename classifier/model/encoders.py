@@ -155,7 +155,7 @@ def rebuild_network(
     Args:
         spec: `Network.spec` of the saved network.
         num_classes: Outputs of the head.
-        channels_last: Of this session: a checkpoint's weights fit either memory format.
+        channels_last: Of this process: a checkpoint's weights fit either memory format.
     """
     rebuild: Callable[..., Network] = import_module(_SOURCES[spec["source"]]).rebuild
     network = rebuild(spec, num_classes)
