@@ -1,12 +1,13 @@
 """A frozen encoder that runs once for each image, beside one that runs every epoch.
 
-    python benchmarks/frozen.py epochs --images FOLDER [--epochs 10] [--rounds 3]
+    python benchmarks/frozen.py epochs --images FOLDER [--epochs 10] [--rounds 3] [--bf16]
     python benchmarks/frozen.py sweep  --images FOLDER [--trials 20] [--uncached_trials 4]
 
 FOLDER holds one sub-folder per class. resnet18 at 128 pixels, fully and half frozen. `epochs`: the
 whole training by `main()` in a process that has everything imported, decoded images kept on disk
 beforehand, features filled anew in every round; beside it a plain PyTorch loop over the same timm
-model with its images in RAM, without validation. `sweep`: a search over the head's learning rate,
+model in channels_last with its images in RAM, without validation; `--bf16` is all of that in mixed
+precision. `sweep`: a search over the head's learning rate,
 with an empty feature cache at its start, and without one.
 """
 
@@ -35,7 +36,9 @@ WORK = Path("runs/benchmark_frozen")
 CACHE = WORK / "cache"
 
 
-def configuration(images: Path, epochs: int, freeze: bool | float) -> dict[str, Any]:
+def configuration(
+    images: Path, epochs: int, freeze: bool | float, bf16: bool = False
+) -> dict[str, Any]:
     """A training on folders of images with nothing random before the encoder."""
     resize = {"class_path": "albumentations.Resize", "init_args": {"height": SIZE, "width": SIZE}}
     folder = {"class_path": "FolderImageDataset", "init_args": {"root": str(images)}}
@@ -56,7 +59,10 @@ def configuration(images: Path, epochs: int, freeze: bool | float) -> dict[str, 
                 "augmentations": {"train": [resize], "val": [resize]},
             },
         },
-        "trainer": {"max_epochs": epochs, "accelerator": "cpu", "devices": 1},
+        "trainer": {
+            "max_epochs": epochs, "accelerator": "cpu", "devices": 1,
+            "precision": "bf16-mixed" if bf16 else "32-true",
+        },
     }  # fmt: skip
 
 
@@ -76,21 +82,21 @@ def forget() -> None:
     shutil.rmtree(CACHE / "features", ignore_errors=True)
 
 
-def kept(images: Path, epochs: int, freeze: bool | float) -> float:
+def kept(images: Path, epochs: int, freeze: bool | float, bf16: bool) -> float:
     """Ours, filling the cache included."""
     forget()
-    return command(configuration(images, epochs, freeze))
+    return command(configuration(images, epochs, freeze, bf16))
 
 
-def every_epoch(images: Path, epochs: int, freeze: bool | float) -> float:
+def every_epoch(images: Path, epochs: int, freeze: bool | float, bf16: bool) -> float:
     """Ours without the cache."""
-    return command(configuration(images, epochs, freeze), "--data.cache_features", "false")
+    return command(configuration(images, epochs, freeze, bf16), "--data.cache_features", "false")
 
 
-def plain_loop(images: torch.Tensor, epochs: int, freeze: bool | float) -> float:
+def plain_loop(images: torch.Tensor, epochs: int, freeze: bool | float, bf16: bool) -> float:
     """A bare PyTorch loop: uint8 images (N, 3, H, W) in RAM, no validation, nothing logged."""
     torch.manual_seed(0)
-    model = timm.create_model("resnet18", num_classes=10)
+    model = timm.create_model("resnet18", num_classes=10).to(memory_format=torch.channels_last)
     frozen = [model.conv1, model.bn1, model.layer1, model.layer2]
     if freeze is True:
         frozen += [model.layer3, model.layer4]
@@ -102,14 +108,16 @@ def plain_loop(images: torch.Tensor, epochs: int, freeze: bool | float) -> float
     for _ in range(epochs):
         for places in torch.randperm(len(images)).split(BATCH):
             batch = (images[places].float() - 127.5) / 60.0
-            loss = torch.nn.functional.cross_entropy(model(batch), targets[places])
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = model(batch.contiguous(memory_format=torch.channels_last))
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets[places])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     return time.perf_counter() - started
 
 
-def compare_epochs(images: Path, epochs: int, rounds: int) -> None:
+def compare_epochs(images: Path, epochs: int, rounds: int, bf16: bool) -> None:
     """Print a table of both ways and the plain loop, for a fully and a half frozen encoder."""
     number = sum(path.is_file() for path in images.rglob("*"))
     pixels = torch.randint(0, 256, (round(0.9 * number), 3, SIZE, SIZE), dtype=torch.uint8)
@@ -118,9 +126,9 @@ def compare_epochs(images: Path, epochs: int, rounds: int) -> None:
     print("|---|---|---|---|")
     for freeze in (True, 0.5):
         ways: dict[str, Callable[[], float]] = {
-            "features kept, filling included": lambda f=freeze: kept(images, epochs, f),
-            "every epoch": lambda f=freeze: every_epoch(images, epochs, f),
-            "plain loop, training only": lambda f=freeze: plain_loop(pixels, epochs, f),
+            "features kept, filling included": lambda f=freeze: kept(images, epochs, f, bf16),
+            "every epoch": lambda f=freeze: every_epoch(images, epochs, f, bf16),
+            "plain loop, training only": lambda f=freeze: plain_loop(pixels, epochs, f, bf16),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
@@ -160,10 +168,11 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--uncached_trials", type=int, default=4)
     given = parser.parse_args()
     if given.what == "epochs":
-        compare_epochs(given.images, given.epochs, given.rounds)
+        compare_epochs(given.images, given.epochs, given.rounds, given.bf16)
     else:
         compare_sweeps(given.images, given.epochs, given.trials, given.uncached_trials)
