@@ -36,9 +36,10 @@ from torch.nn.functional import cross_entropy
 
 from classifier import ImageClassifier, main
 from classifier.callbacks.recorder import RunRecorder
+from classifier.commands.train import fit
+from classifier.commands.trainer import attach, build_trainer
 from classifier.data.loading import Batch
 from classifier.runs import create_run
-from classifier.training import attach, build_trainer, fit
 
 BATCH, SIDE, CLASSES = 32, 8, 10
 

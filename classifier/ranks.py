@@ -10,7 +10,7 @@ from pathlib import Path
 from classifier.files import write_text
 from classifier.runs import RUN_DIR_VARIABLE, trial_folder
 
-_WORDS = ".rank_{}.txt"
+_ERRORS = ".rank_{}.txt"
 _CHECKPOINT_VARIABLE = "CLASSIFIER_RESUMED"
 
 
@@ -25,7 +25,7 @@ def is_first() -> bool:
     return not any(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
-def settle(rank: int) -> None:
+def set_rank(rank: int) -> None:
     """Take over which process this is from a trainer, which also knows SLURM and its like.
 
     Args:
@@ -40,7 +40,7 @@ def started_by_first() -> bool:
     return not is_first() and _folder() is not None
 
 
-def end_with_first() -> None:
+def exit_with_first() -> None:
     """End this process when the one that started it is gone, however that one ended."""
     parent = os.getppid()
 
@@ -67,7 +67,7 @@ def told_checkpoint() -> Path | None:
     return Path(told) if told else None
 
 
-def leave_word(text: str) -> None:
+def leave_error(text: str) -> None:
     """Say why this process fails, where rank zero finds it.
 
     Args:
@@ -75,17 +75,17 @@ def leave_word(text: str) -> None:
     """
     folder = _folder()
     if folder is not None and folder.is_dir():
-        write_text(folder / _WORDS.format(os.environ.get("LOCAL_RANK", "0")), text)
+        write_text(folder / _ERRORS.format(os.environ.get("LOCAL_RANK", "0")), text)
 
 
-def take_words(folder: Path) -> str:
+def take_errors(folder: Path) -> str:
     """What the other processes left, as one text; it is removed. Empty without any.
 
     Args:
         folder: The run folder.
     """
     words = []
-    for file in sorted(folder.glob(_WORDS.format("*"))):
+    for file in sorted(folder.glob(_ERRORS.format("*"))):
         number = file.stem.rpartition("_")[2]
         words.append(f"process {number}: {file.read_text(encoding='utf-8')}")
         file.unlink()

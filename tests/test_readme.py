@@ -12,10 +12,11 @@ from classifier import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = README) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
     return [text for name, text in found if name == language]
 
 
@@ -42,10 +43,19 @@ def test_python_of_the_readme_runs(images: Path, workplace: Path, capsys: Any) -
 
 
 def test_every_module_has_its_line_in_the_tree() -> None:
-    (tree,) = [block for block in blocks("") if "errors.py" in block]
+    (tree,) = blocks("", ARCHITECTURE)
     for file in (ROOT / "classifier").rglob("*.py"):
         if file.name != "__init__.py":
             name = re.sub(
                 r"^(timm|transformers|torchvision|module)_encoder\.py$", r"\1_", file.name
             )
-            assert name in tree, f"{file.name} is missing in the README's tree"
+            assert name in tree, f"{file.name} is missing in the tree"
+
+
+def test_journeys_pass_through_modules_that_there_are() -> None:
+    how = README.partition("## How it works")[2].partition("\n## ")[0]
+    named = re.findall(r"`([\w/]+\.py)`", how)
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / "classifier" / name).is_file()]
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,17 +18,18 @@ FLOORS = [
     ["classifier.entry"],
     ["classifier.warm"],
     ["classifier.execution"],
-    ["classifier.surveying", "classifier.verifying"],
-    ["classifier.assembly", "classifier.finding"],
-    ["classifier.cli", "classifier.arguments", "classifier.preparing", "classifier.training"],
-    ["classifier.monitors", "classifier.frozen"],
+    ["classifier.commands"],
+    ["classifier.assembly"],
+    ["classifier.cli"],
     ["classifier.explain"],
     ["classifier.callbacks", "classifier.tuning"],
     ["classifier.terminal"],
     ["classifier.model", "classifier.data", "classifier.checkpoints"],
     ["classifier.runs", "classifier.ranks", "classifier.rank_launcher"],
+    ["classifier.arguments"],
     ["classifier.importing", "classifier.preprocessing", "classifier.config"],
-    ["classifier.errors", "classifier.files", "classifier.trees", "classifier.memory"],
+    ["classifier.files", "classifier.signals", "classifier.trees"],
+    ["classifier.errors"],
 ]
 
 
@@ -73,6 +76,42 @@ def test_arrows_point_down(file: Path) -> None:
             assert rooms != sides, (
                 f"{here} imports {name}: model and data know nothing of each other"
             )
+
+
+def test_no_circle_of_imports() -> None:
+    modules = {module_of(file): set(imports_of(file)) for file in FILES}
+    TopologicalSorter({name: found & modules.keys() for name, found in modules.items()}).prepare()
+
+
+# A module of the diagram in the README -> what it stands for there, beside the package of its name.
+DRAWN = {
+    "arguments": "shared", "warm": "entry", "assembly": "execution", "explain": "cli",
+    "checkpoints": "runs", "ranks": "runs", "rank_launcher": "runs", "terminal": "runs",
+    "config": "shared", "errors": "shared", "files": "shared", "importing": "shared",
+    "preprocessing": "shared", "signals": "shared", "trees": "shared",
+}  # fmt: skip
+
+
+def drawn(module: str) -> str:
+    part = module.split(".")[1]
+    return DRAWN.get(part, part)
+
+
+def test_diagram_of_the_readme_shows_the_imports() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    arrows = {(a, b) for a, b in re.findall(r"^  (\w+) --> (\w+)$", readme, flags=re.MULTILINE)}
+    real = {
+        (drawn(module_of(file)), drawn(name))
+        for file in FILES
+        if module_of(file) != "classifier"
+        for name in imports_of(file)
+        if name.startswith("classifier.")
+    }
+    assert arrows and arrows <= real
+    reached = {(a, b) for a, b in real if a == b} | arrows
+    while more := {(a, d) for a, b in reached for c, d in reached if b == c} - reached:
+        reached |= more
+    assert real <= reached, f"not in the diagram: {real - reached}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from classifier.checkpoints import (
 from classifier.errors import Interrupted
 from classifier.files import link_or_copy
 from classifier.runs import BEST, LAST, Run
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from classifier.signals import handle_signals, handling_signals
 
 log = logging.getLogger(__name__)
 
@@ -93,24 +91,16 @@ class RunRecorder(Callback):
 
     # Signals
 
-    @contextmanager
-    def obeying_signals(self) -> Iterator[None]:
+    def obeying_signals(self) -> AbstractContextManager[None]:
         """Within the block SIGINT and SIGTERM end the training at the next batch."""
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._listen()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handling_signals(self._note)
 
     def _listen(self) -> None:
-        """Also takes SIGTERM back from Lightning, which would end the run without a checkpoint.
+        """Take SIGTERM back from Lightning, which would end the run without a checkpoint.
 
         Its handler tells the other processes in the middle of whatever they exchange just then.
         """
-        for number in _SIGNALS:
-            signal.signal(number, self._note)
+        handle_signals(self._note)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen."""

@@ -180,17 +180,16 @@ class _Kitchen:
         return {name: value.cpu() for name, value in self.model.state_dict().items()}
 
 
-def check_soup(callbacks: Sequence[Callback], listed: Sequence[Any]) -> None:
+def check_soup(callbacks: Sequence[Callback]) -> None:
     """Refuse a soup without ingredients.
 
     Args:
-        callbacks: The user's, instantiated.
-        listed: The callbacks of the configuration, for the dotted key.
+        callbacks: The configuration's, instantiated.
 
     Raises:
         ConfigError: no ModelCheckpoint keeps several checkpoints by a validation metric.
     """
-    soup = next((index for index, c in enumerate(listed) if isinstance(c, GreedySoup)), None)
+    soup = next((index for index, c in enumerate(callbacks) if isinstance(c, GreedySoup)), None)
     if soup is None:
         return
     saver = _source(callbacks)

@@ -119,14 +119,14 @@ def test_metric_that_a_validation_does_not_log_is_told(workplace: Path) -> None:
 def test_soup_without_ingredients_is_refused(saver: Any, message: str) -> None:
     callbacks = [GreedySoup(), *([] if saver is None else [ModelCheckpoint(**saver)])]
     with pytest.raises(ConfigError) as caught:
-        check_soup(callbacks, callbacks)
+        check_soup(callbacks)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("save_top_k", [2, -1])
 def test_soup_with_ingredients_is_in_order(save_top_k: int) -> None:
     callbacks = [GreedySoup(), ModelCheckpoint(monitor="validation_loss", save_top_k=save_top_k)]
-    check_soup(callbacks, callbacks)
+    check_soup(callbacks)
 
 
 def test_several_devices_are_refused() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from classifier.preparing import load_weights
 
 from classifier import main
 from classifier.checkpoints import load_checkpoint
 from classifier.errors import ConfigError, Interrupted
 from classifier.model.classifier import ImageClassifier
-from classifier.preparing import load_weights
 from tests.cli.test_resume import EPOCHS, SENDER, epoch_rows
 
 EMA = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.8}}

@@ -36,7 +36,7 @@ def frozen(config: dict[str, Any], workplace: Path) -> dict[str, Any]:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images the frozen part gets, batch by batch, from now on."""
     seen: list[int] = []
-    from classifier.frozen import FrozenPart
+    from classifier.commands.frozen_features import FrozenPart
 
     encode = FrozenPart.encode
 
@@ -217,7 +217,7 @@ def test_images_are_used_where_features_would_not_be_the_same_or_not_pay(
 def test_signal_ends_the_encoding_and_the_next_run_goes_on_with_it(
     frozen: Any, train: Any, encoded: list[int], monkeypatch: pytest.MonkeyPatch, workplace: Path
 ) -> None:
-    from classifier.frozen import FrozenPart
+    from classifier.commands.frozen_features import FrozenPart
 
     encode = FrozenPart.encode
 
@@ -251,7 +251,7 @@ def run_apart(folder: Path) -> None:
     import os
     import time
 
-    from classifier.frozen import FrozenPart
+    from classifier.commands.frozen_features import FrozenPart
 
     os.chdir(folder)
     encode = FrozenPart.encode

@@ -18,7 +18,7 @@ _DATASETS = "data.init_args.dataset_classes"
 _FEW = 3  # items of a finding on the terminal; the page has more, data.json all
 
 
-def verify(
+def check_data(
     data: Any,
     entries: Sequence[Entry],
     run: Run,

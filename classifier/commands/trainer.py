@@ -1,12 +1,10 @@
-"""The trainer of a run, and the runs themselves: fit, evaluate, predict."""
+"""The trainer of a run: its defaults, what it writes where, and what it came to."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +20,24 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from classifier.callbacks.averaging import tell_late_start
 from classifier.callbacks.finders import FINDERS, FinderRecord
 from classifier.callbacks.metrics import MetricsLogger
-from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunRecorder
-from classifier.callbacks.soup import GreedySoup
 from classifier.callbacks.table import MetricsTable
 from classifier.checkpoints import WholeFileIO
-from classifier.errors import ConfigError, Interrupted, RunError
-from classifier.rank_launcher import is_lost_peer, launcher_of, take_over_launching
-from classifier.ranks import settle, take_words
+from classifier.errors import ConfigError
+from classifier.rank_launcher import take_over_launching
+from classifier.ranks import set_rank
 from classifier.runs import BEST, LAST, Run
-from classifier.terminal import show
 
 log = logging.getLogger(__name__)
 
 REFRESH_RATE = 20  # batches between two draws of the progress bar
+# Arguments of a trainer that tries something and keeps nothing of it.
+TRYING = {
+    "callbacks": None, "logger": None, "num_sanity_val_steps": 0, "enable_checkpointing": False,
+    "max_time": None, "min_epochs": None, "min_steps": None, "max_epochs": -1,
+}  # fmt: skip
 
 
 def build_trainer(
@@ -77,7 +76,7 @@ def build_trainer(
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError("trainer", reason) from error
     take_over_launching(trainer)
-    settle(trainer.global_rank)
+    set_rank(trainer.global_rank)
     given = loggers if isinstance(loggers, list) else [loggers]
     trainer.loggers = [item for item in given if isinstance(item, L.pytorch.loggers.Logger)]
     log.info(
@@ -182,111 +181,6 @@ def _last_saver(folder: Path) -> ModelCheckpoint:
         save_top_k=1,
         enable_version_counter=False,
     )
-
-
-def fit(
-    trainer: Any,
-    model: L.LightningModule,
-    data: L.LightningDataModule,
-    run: Run,
-    recorder: RunRecorder,
-) -> None:
-    """Train, and fill in the run's result.
-
-    Args:
-        trainer: Attached to the run.
-        model: Built.
-        data: Set up.
-        run: The run folder.
-        recorder: Its `resumed_from` is where the training goes on.
-    """
-    source = recorder.resumed_from
-    if tell_late_start(trainer.callbacks) and trainer.num_devices == 1:
-        # Lightning's averages of weights stay where the weights are before the training.
-        model.to(trainer.strategy.root_device)
-    try:
-        with _ending_together(trainer, run, recorder), redirect_stdout(sys.stderr):
-            trainer.fit(
-                model, datamodule=data,
-                ckpt_path=None if source is None else str(source), weights_only=True,
-            )  # fmt: skip
-    finally:
-        collect(trainer, run)
-    for soup in [c for c in trainer.callbacks if isinstance(c, GreedySoup)]:
-        with recorder.obeying_signals(), redirect_stdout(sys.stderr):
-            run.result.soup = soup.cook(trainer, model, data, run.checkpoints, recorder)
-        facts = run.result.soup or {}
-        if facts.get("checkpoint"):
-            run.result.best_checkpoint, run.result.best_score = facts["checkpoint"], facts["score"]
-            run.result.best_metrics = {**run.result.best_metrics, **facts["metrics"]}
-
-
-@contextmanager
-def _ending_together(trainer: Any, run: Run, recorder: RunRecorder) -> Iterator[None]:
-    """Obey signals, and see to it that no process of the training outlives the others.
-
-    Raises:
-        RunError: another process failed; in its words.
-    """
-    launcher = launcher_of(trainer)
-    if launcher is None:
-        with recorder.obeying_signals():
-            yield
-        return
-    launcher.on_lost = lambda: _end_alone(run, recorder.signum)
-    try:
-        with recorder.obeying_signals():
-            yield
-    except BaseException as error:
-        launcher.end(failed=True)
-        words = take_words(run.folder)
-        if isinstance(error, Exception) and is_lost_peer(error):
-            if recorder.signum is not None:
-                raise Interrupted(recorder.signum) from error
-            raise RunError(words or "another process of the training was killed") from error
-        raise
-    launcher.end(failed=False)
-
-
-def _end_alone(run: Run, signum: int | None) -> None:
-    """End a process that waits, in a library, for one that is gone."""
-    words = take_words(run.folder) or "another process of the training was killed"
-    run.result.status = "failed" if signum is None else "interrupted"
-    run.result.error = words if signum is None else "ended by a signal"
-    run.write_result()
-    log.error("%s", words)
-    show(run.folder.as_posix())
-    os._exit(1 if signum is None else 128 + signum)
-
-
-def evaluate(
-    trainer: Any,
-    model: L.LightningModule,
-    data: L.LightningDataModule,
-    run: Run,
-    recorder: RunRecorder,
-) -> None:
-    """Validate, test or predict, as the run's mode says, and fill in its result."""
-    mode = run.result.mode
-    writer = PredictionsWriter(run.folder / "predictions.csv")
-    if mode in ("test", "predict"):
-        trainer.callbacks.append(writer)
-    with recorder.obeying_signals(), redirect_stdout(sys.stderr):
-        if mode == "validate":
-            trainer.validate(model, datamodule=data, verbose=False)
-        elif mode == "test":
-            trainer.test(model, datamodule=data, verbose=False)
-        else:
-            trainer.predict(model, datamodule=data, return_predictions=False)
-    if mode in ("test", "predict"):
-        run.result.predictions = writer.file.name
-        run.result.num_images, run.result.num_errors = writer.num_rows, len(writer.failed)
-        if writer.failed:
-            log.warning(
-                "%d of %d images could not be decoded: %s; the column error says why",
-                len(writer.failed), writer.num_rows, ", ".join(writer.failed[:5]),
-            )  # fmt: skip
-    collect(trainer, run)
 
 
 def collect(trainer: Any, run: Run) -> None:

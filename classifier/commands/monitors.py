@@ -41,7 +41,6 @@ def check_monitors(
     callbacks: Sequence[Callback],
     model: L.LightningModule,
     data: L.LightningDataModule,
-    listed: Sequence[Any],
 ) -> None:
     """Refuse a monitor that will not be logged, or one whose mode keeps the worst epoch.
 
@@ -49,24 +48,23 @@ def check_monitors(
     are left to Lightning.
 
     Args:
-        callbacks: The user's, instantiated.
+        callbacks: The configuration's, instantiated.
         model: Whose schedule may have a monitor.
         data: Without validation data nothing of that stage is logged.
-        listed: The callbacks of the configuration, for the dotted key.
 
     Raises:
         ConfigError: lists the names that will be logged.
     """
     names = known_names(callbacks, data)
     closed = logs_known_names_only(callbacks, model)
-    check_soup(callbacks, listed)
+    check_soup(callbacks)
     averages = [type(item).__name__ for item in callbacks if isinstance(item, WeightAveraging)]
     if len(averages) > 1:
         raise ConfigError(
             "trainer.callbacks", f"{' and '.join(averages)} would each put its own average in "
             "place of the weights", remedy="Keep one of them",
         )  # fmt: skip
-    for key, monitor, mode in _monitors(callbacks, model, listed):
+    for key, monitor, mode in _monitors(callbacks, model):
         if monitor not in names and closed:
             raise ConfigError(
                 key, "this metric will not be logged", got=monitor,
@@ -83,16 +81,12 @@ def check_monitors(
 
 
 def _monitors(
-    callbacks: Sequence[Callback], model: L.LightningModule, listed: Sequence[Any]
+    callbacks: Sequence[Callback], model: L.LightningModule
 ) -> Iterator[tuple[str, str, str | None]]:
-    for callback in callbacks:
+    for index, callback in enumerate(callbacks):
         if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor:
-            index = next(
-                (i for i, item in enumerate(listed) if item is callback), callbacks.index(callback)
-            )
-            yield (
-                f"trainer.callbacks.{index}.init_args.monitor", callback.monitor, callback.mode
-            )  # fmt: skip
+            key = f"trainer.callbacks.{index}.init_args.monitor"
+            yield key, callback.monitor, callback.mode
     schedule = getattr(model, "scheduler_config", None) or {}
     if "monitor" in schedule:
         key = "model.init_args.scheduler_config.monitor"

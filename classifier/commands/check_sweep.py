@@ -16,7 +16,7 @@ from classifier.tuning.space import SearchSpace
 _SPACES = "optuna.search_spaces"
 
 
-def survey(
+def check_sweep(
     config: Mapping[str, Any],
     resolved: Mapping[str, Any],
     section: Mapping[str, Any],

@@ -1,25 +1,134 @@
-"""What is made sure of before the first batch: data, classes, image size, weights."""
+"""What is made sure of before the first batch: objects that fit each other, data, image size."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 from torch import Tensor
 
+from classifier.callbacks.finders import BATCH_SIZE, FINDERS, keep_batch_size, keep_rates
 from classifier.callbacks.metrics import MetricsLogger, num_classes_of, task_of
-from classifier.checkpoints import check_same_batches
+from classifier.checkpoints import CONFIG_KEY, check_same_batches, check_unfinished
+from classifier.commands.batch_size import check_auto_batch_size
+from classifier.commands.job import Job
+from classifier.commands.monitors import check_monitors, default_monitor
+from classifier.commands.out_of_memory import AUTO_BATCH_SIZE
+from classifier.commands.trainer import as_list, build_trainer
+from classifier.commands.weights import check_same_data, load_weights
+from classifier.data.datamodule import ImageDataModule
 from classifier.errors import ConfigError, RunError
 from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
 from classifier.model.encoders import MODEL_NAME, PRETRAINED
-from classifier.model.lora import named_as_with_adapters
 from classifier.model.losses import shown_weights
-from classifier.model.tasks import MULTICLASS, class_facts
+from classifier.model.tasks import class_facts
+from classifier.runs import trial_folder
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """The objects of a training, which fit each other.
+
+    Args:
+        model: Built.
+        data: Set up.
+        trainer: With this program's defaults.
+        arguments: Of lightning.Trainer, as configured.
+        callbacks: The configuration's.
+        missing: Of a check: what is wrong with the pretrained weights.
+    """
+
+    model: Any
+    data: Any
+    trainer: Any
+    arguments: dict[str, Any]
+    callbacks: list[Callback]
+    missing: ConfigError | None = None
+
+
+def prepare(job: Job, **overrides: Any) -> Prepared:
+    """Build what a configuration names, for a command that trains or tries to.
+
+    Args:
+        job: A training, a check or a search for a learning rate.
+        overrides: Of the trainer's arguments.
+
+    Raises:
+        ConfigError: anything that would stop the training later.
+    """
+    model, data, arguments = job.cli.build()
+    _take_no_weights_twice(job, model)
+    arguments |= overrides
+    check_unfinished(job.resumed, arguments.get("max_epochs"))
+    if job.resumed is not None:
+        _keep_found(job, model, data, arguments, job.resumed)
+    callbacks: list[Callback] = as_list(arguments.get("callbacks"))
+    check_monitors(callbacks, model, data)
+    monitor = default_monitor(callbacks, data)
+    mode = "lr_find" if job.mode == "lr_find" else "train"
+    prepared = Prepared(model, data, build_trainer(arguments, mode, monitor), arguments, callbacks)
+    check_auto_batch_size(data, prepared.trainer)
+    _prepare_data_and_model(job, prepared)
+    check_metrics(callbacks, model)
+    if job.only_weights and job.checkpoint is not None:
+        load_weights(model, job.checkpoint)
+    return prepared
+
+
+def _take_no_weights_twice(job: Job, model: Any) -> None:
+    if not job.only_weights:
+        return
+    if job.checkpoint is None:
+        raise ConfigError(
+            "only_weights_load", "there is no checkpoint to take the weights from", got=True,
+            remedy="Add ckpt_path, or write false",
+        )  # fmt: skip
+    model.pretrained = False  # the checkpoint has the weights
+
+
+def _keep_found(
+    job: Job, model: Any, data: Any, arguments: dict[str, Any], resumed: Mapping[str, Any]
+) -> None:
+    """A resumed training has its learning rate and its batch size already.
+
+    Lightning's finders end by restoring a checkpoint of their own: the place where the resumed
+    training stood would be lost.
+    """
+    listed = as_list(arguments.get("callbacks"))
+    if any(isinstance(callback, LearningRateFinder) for callback in listed):
+        keep_rates(model, resumed)
+    by_callback = any(isinstance(callback, BatchSizeFinder) for callback in listed)
+    if by_callback or getattr(data, "auto_batch_size", False):
+        keep_batch_size(data, resumed[CONFIG_KEY])
+        job.cli.settle(BATCH_SIZE, data.batch_size)
+    if getattr(data, "auto_batch_size", False):
+        data.auto_batch_size = False
+        job.cli.settle(AUTO_BATCH_SIZE, False)
+    arguments["callbacks"] = [item for item in listed if not isinstance(item, FINDERS)]
+
+
+def looks_at_images(job: Job, data: Any) -> bool:
+    """Whether this is a check of all images; a sweep's own check before trial 0 is quick."""
+    in_check = job.mode == "check" and trial_folder() is None
+    return in_check and isinstance(data, ImageDataModule)
+
+
+def _prepare_data_and_model(job: Job, prepared: Prepared) -> None:
+    model, data, trainer = prepared.model, prepared.data, prepared.trainer
+    if looks_at_images(job, data):
+        prepared.missing = prepare_check(model, data, job.resumed, from_weights=job.only_weights)
+    else:
+        num_ranks = trainer.num_devices * trainer.num_nodes
+        prepare_training(
+            model, data, job.resumed, from_weights=job.only_weights, num_ranks=num_ranks
+        )
 
 
 def prepare_training(
@@ -101,35 +210,6 @@ def prepare_check(
     return missing
 
 
-def prepare_evaluation(
-    model: L.LightningModule, data: L.LightningDataModule, checkpoint: dict[str, Any]
-) -> None:
-    """Build the checkpoint's network with its weights, and give its classes to the data.
-
-    Args:
-        model: As the configuration made it.
-        data: As the configuration made it.
-        checkpoint: Of an ImageClassifier.
-    """
-    try:
-        if isinstance(model, ImageClassifier):
-            model.rebuild(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"])
-    except ConfigError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise ConfigError(
-            "ckpt_path", f"the checkpoint's parts do not fit each other ({reason})",
-            remedy="Use a checkpoint as this program wrote it",
-        ) from error  # fmt: skip
-    if not isinstance(model, ImageClassifier):
-        return
-    data.class_names = model.class_names  # type: ignore[attr-defined]
-    data.task = model.task  # type: ignore[attr-defined]
-    data.preprocessing = model.preprocessing  # type: ignore[attr-defined]
-
-
 def check_metrics(listed: Sequence[Any], model: L.LightningModule) -> None:
     """Refuse metrics that cannot be logged in the model's task or of its number of classes.
 
@@ -147,82 +227,6 @@ def check_metrics(listed: Sequence[Any], model: L.LightningModule) -> None:
             except ConfigError as error:
                 key = f"trainer.callbacks.{index}.init_args.{error.key}"
                 raise error.at(key) from error
-
-
-def check_same_data(saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Refuse to go on with another task or other classes, or with these in another order.
-
-    Args:
-        saved: What the checkpoint says of its classes.
-        found: What the data module knows of them.
-
-    Raises:
-        ConfigError: with both.
-    """
-    task = saved.get("task", MULTICLASS)
-    if found["task"] not in (None, task):
-        raise ConfigError(
-            "ckpt_path", f"the checkpoint is {task}, and the data is {found['task']}",
-            remedy="Use the same data, or only_weights_load: true for a new training",
-        )  # fmt: skip
-    names = found["class_names"]
-    if names is not None and list(saved["class_names"]) != list(names):
-        raise ConfigError(
-            "ckpt_path", f"the checkpoint's classes are {', '.join(saved['class_names'])}; "
-            f"the data's are {', '.join(names)}",
-            remedy="Use the same class folders, or only_weights_load: true for a new training",
-        )  # fmt: skip
-
-
-def load_weights(model: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
-    """Take the weights of a checkpoint into a new training; the head only where it fits.
-
-    Args:
-        model: Built for the new data.
-        checkpoint: Whose weights are taken.
-
-    Raises:
-        ConfigError: the checkpoint holds another encoder.
-    """
-    weights: dict[str, Tensor] = dict(checkpoint["state_dict"])
-    own = model.state_dict()
-    network = getattr(model, "network", None)
-    if network is not None and CHECKPOINT_KEY in checkpoint:
-        weights = named_as_with_adapters(network, weights, "network.")
-    other = sorted(set(own) ^ set(weights))
-    unlike = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    saved = checkpoint.get(CHECKPOINT_KEY, {})
-    old_classes = saved.get("class_names") or []
-    new_classes = getattr(model, "class_names", None) or []
-    head = _head_names(model)
-    if other or any(name not in head for name in unlike):
-        name = checkpoint.get("hyper_parameters", {}).get("model_name", "another model")
-        raise ConfigError(
-            "model.init_args.model_name", f"the checkpoint holds {name}, which is built otherwise",
-            got=getattr(model, "model_name", None), remedy=f"Write model_name: {name}",
-        )  # fmt: skip
-    if unlike:
-        log.info(
-            "only_weights_load: the head is new, for %d classes instead of %d",
-            len(new_classes), len(old_classes),
-        )  # fmt: skip
-    elif old_classes != new_classes:
-        log.warning(
-            "only_weights_load: the head is kept, but the checkpoint's classes were %s",
-            ", ".join(old_classes),
-        )
-    kept = {name: value for name, value in weights.items() if name not in unlike}
-    model.load_state_dict({**own, **kept})
-    if isinstance(model, ImageClassifier):
-        model.train_loss.reset()  # an interrupted epoch's, which is not this training's
-
-
-def _head_names(model: L.LightningModule) -> set[str]:
-    network = getattr(model, "network", None)
-    if network is None:
-        return set()
-    encoder = {name for group in network.layer_groups() for name in group.parameters}
-    return {f"network.{name}" for name, _ in network.named_parameters() if name not in encoder}
 
 
 def _check_image(model: ImageClassifier, dataset: Any, name: str) -> None:

@@ -1,33 +1,29 @@
-"""A learning rate, and a batch size, found by trying: --lr_find and auto_batch_size."""
+"""--lr_find: a learning rate found by trying."""
 
 from __future__ import annotations
 
-import copy
 import csv
 import logging
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.callbacks import LearningRateFinder
-from lightning.pytorch.tuner import Tuner
-from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 
-from classifier.callbacks.finders import BATCH_SIZE
-from classifier.errors import ConfigError, Interrupted, RunError
-from classifier.memory import AUTO_BATCH_SIZE, out_of_memory
+from classifier.commands.job import Job
+from classifier.commands.prepare import prepare
+from classifier.commands.trainer import TRYING
+from classifier.errors import ConfigError, RunError
 from classifier.model.classifier import ImageClassifier
 from classifier.model.optimizers import with_highest_rate
 from classifier.model.parameter_groups import OPTIMIZER
 from classifier.model.range_test import in_proportion
-from classifier.runs import Run
-from classifier.training import build_trainer
+from classifier.runs import Result, Run
+from classifier.signals import end_at_once, handling_signals
 
 log = logging.getLogger(__name__)
 
@@ -35,38 +31,7 @@ NUM_STEPS = 100  # learning rates that the range test tries, from 1e-8 to 1
 _SKIPPED = 10  # of them, at the beginning, from which nothing is concluded
 _FORGETS = 0.98  # of Lightning's running mean
 _WIDTH = 3.0  # steps, of the mean over the neighbours
-_HARMLESS_RATE = 1e-12  # for steps that only fill the memory
 _NEVER = 10**9  # epochs
-_QUIET = {
-    "callbacks": None, "logger": None, "num_sanity_val_steps": 0, "enable_checkpointing": False,
-    "max_time": None, "min_epochs": None, "min_steps": None, "max_epochs": -1,
-}  # fmt: skip
-
-
-def range_test_arguments(arguments: Mapping[str, Any], resumed: Any) -> dict[str, Any]:
-    """What a trainer needs for the range test: so many steps, no validation, no callbacks.
-
-    Args:
-        arguments: The trainer's, of the configuration.
-        resumed: The checkpoint that a training would go on from; None without one.
-
-    Raises:
-        ConfigError: there is nothing to find.
-    """
-    if resumed is not None:
-        raise ConfigError(
-            "ckpt_path", "--lr_find tries the beginning of a training, not one that goes on",
-            remedy="Leave it out, or add only_weights_load: true",
-        )  # fmt: skip
-    if arguments.get("fast_dev_run"):
-        raise ConfigError(
-            "trainer.fast_dev_run", f"--lr_find makes {NUM_STEPS} steps",
-            got=arguments["fast_dev_run"], remedy="Write false",
-        )  # fmt: skip
-    return {
-        **arguments, **_QUIET, "max_steps": NUM_STEPS,
-        "val_check_interval": None, "check_val_every_n_epoch": _NEVER,
-    }  # fmt: skip
 
 
 class _RangeTest(LearningRateFinder):
@@ -77,31 +42,55 @@ class _RangeTest(LearningRateFinder):
             super().on_fit_start(trainer, pl_module)
 
 
-def find_rate(
-    trainer: Any, model: L.LightningModule, data: L.LightningDataModule, run: Run
-) -> None:
+def find_learning_rate(job: Job) -> Result:
     """Run the range test and say which learning rate to set. Nothing is changed.
 
     Writes report/lr_find.csv and report/lr_find.png.
 
     Args:
-        trainer: Built with `range_test_arguments`.
-        model: Built.
-        data: Set up.
-        run: Its result takes the suggestion.
+        job: Of the mode lr_find.
 
     Raises:
+        ConfigError: there is nothing to find, or something is wrong with the configuration.
         RunError: no rate can be suggested.
 
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
     """
+    _check(job)
+    # So many steps, no validation, no callbacks.
+    found = prepare(
+        job, **TRYING, max_steps=NUM_STEPS, val_check_interval=None, check_val_every_n_epoch=_NEVER
+    )
+    run = job.create_run()
+    return job.carry_out(
+        run, found.data, lambda: _find_rate(found.trainer, found.model, found.data, run)
+    )
+
+
+def _check(job: Job) -> None:
+    if job.resumed is not None:
+        raise ConfigError(
+            "ckpt_path", "--lr_find tries the beginning of a training, not one that goes on",
+            remedy="Leave it out, or add only_weights_load: true",
+        )  # fmt: skip
+    few = job.cli.config["trainer"]["fast_dev_run"]
+    if few:
+        raise ConfigError(
+            "trainer.fast_dev_run", f"--lr_find makes {NUM_STEPS} steps", got=few,
+            remedy="Write false",
+        )  # fmt: skip
+
+
+def _find_rate(
+    trainer: Any, model: L.LightningModule, data: L.LightningDataModule, run: Run
+) -> None:
     if isinstance(model, ImageClassifier):
         model.scheduler_config = None  # the test has a schedule of its own
     finder = _RangeTest(num_training_steps=NUM_STEPS, update_attr=False)
     finder._early_exit = True  # as Lightning's Tuner does: the test, and no training after it
     trainer.callbacks.insert(0, finder)
     trainer._default_root_dir = str(run.folder)  # where the test keeps the weights meanwhile
-    with _ended_by_signals(), redirect_stdout(sys.stderr):
+    with handling_signals(end_at_once), redirect_stdout(sys.stderr):
         trainer.fit(model, datamodule=data)
     run.result.precision = str(trainer.precision)
     found = finder.optimal_lr
@@ -188,84 +177,3 @@ def _report(run: Run, rates: list[float], losses: list[float], suggested: float)
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
     axes.legend()
     figure.savefig(folder / "lr_find.png", dpi=120)
-
-
-def check_auto_batch_size(data: Any, trainer: Any) -> None:
-    """Refuse to look for a batch size where Lightning cannot.
-
-    Raises:
-        ConfigError: several devices, or too little of a training.
-    """
-    if not getattr(data, "auto_batch_size", False):
-        return
-    if trainer.num_devices * trainer.num_nodes > 1:
-        raise ConfigError(
-            AUTO_BATCH_SIZE, "finds a size on one device only", got=True,
-            remedy="Find it with trainer.devices: 1, and write it as data.init_args.batch_size",
-        )  # fmt: skip
-    if trainer.fast_dev_run:
-        raise ConfigError(
-            AUTO_BATCH_SIZE, "stands beside trainer.fast_dev_run, which trains too little for it",
-            got=True, remedy="Write false",
-        )  # fmt: skip
-
-
-def find_batch_size(
-    arguments: Mapping[str, Any], model: L.LightningModule, data: Any, run: Run
-) -> int:
-    """The largest power of two that fits into memory, at most the number of training images.
-
-    It is tried on a copy of the model, with all layers trained that ever will be, at a learning
-    rate of almost nothing, and with the random numbers put back: the training after it is the one
-    that has this batch size written in its file.
-
-    Args:
-        arguments: The trainer's, of the configuration.
-        model: Built.
-        data: Set up, with `stage("train")`; not changed.
-        run: The run folder.
-
-    Raises:
-        RunError: not even one image fits.
-    """
-    num_images = len(data.stage("train"))
-    trial_model, trial_data = copy.deepcopy(model), copy.copy(data)
-    if isinstance(trial_model, ImageClassifier):
-        trial_model.scheduler_config = None
-        trial_model.lr = _HARMLESS_RATE
-        if trial_model.unfreeze_schedule is not None and trial_model.network is not None:
-            trial_model.unfreeze_schedule = None
-            trial_model.network.requires_grad_(True)
-    trainer: Any = build_trainer({**arguments, **_QUIET, "max_steps": -1}, "train", None)
-    trainer._default_root_dir = str(run.folder)
-    try:
-        with isolate_rng(), _ended_by_signals(), redirect_stdout(sys.stderr):
-            # Lightning does not try a size of max_val itself, so it lies beyond all that matter.
-            found = Tuner(trainer).scale_batch_size(
-                trial_model, datamodule=trial_data, mode="power", max_val=2 * num_images + 2
-            )
-    except (RuntimeError, ValueError, ZeroDivisionError) as error:
-        if trial_data.batch_size >= 1:
-            raise
-        full = str(out_of_memory(torch.OutOfMemoryError(), 1, "train"))
-        raise RunError(f"{AUTO_BATCH_SIZE}: not even one image fits: {full}") from error
-    size = min(int(found or data.batch_size), num_images)
-    why = "all training images" if size == num_images else "the largest that fits into memory"
-    log.info("auto_batch_size: %s is %d, %s", BATCH_SIZE, size, why)
-    run.result.found[BATCH_SIZE] = size
-    return size
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM end at once: there is nothing to save."""
-
-    def end(signum: int, frame: Any) -> None:
-        raise Interrupted(signum)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
