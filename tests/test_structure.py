@@ -85,7 +85,7 @@ def test_no_circle_of_imports() -> None:
 
 # A module of the diagram in the README -> what it stands for there, beside the package of its name.
 DRAWN = {
-    "arguments": "shared", "warm": "entry", "assembly": "execution", "explain": "cli",
+    "arguments": "shared", "warm": "entry", "assembly": "cli", "explain": "cli",
     "checkpoints": "runs", "ranks": "runs", "rank_launcher": "runs", "terminal": "runs",
     "config": "shared", "errors": "shared", "files": "shared", "importing": "shared",
     "preprocessing": "shared", "signals": "shared", "trees": "shared",
