@@ -19,7 +19,7 @@ from lightning import Trainer
 
 from classifier.config import TOP_LEVEL_KEYS
 from classifier.errors import ConfigError
-from classifier.importing import import_path, parameters_of, public_names
+from classifier.importing import check_arguments, import_path, parameters_of, public_names
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 # Where classes that may be named without their module come from.
@@ -160,7 +160,7 @@ def _check_mapping(node: Mapping[str, Any], key: str) -> None:
             f"{key}.class_path", "is missing", remedy=f"Write class_path: classifier.{own}"
         )
     elif key == "trainer":
-        _check_names(node, Trainer, key)
+        check_arguments(Trainer, node, key)
 
 
 def _is_stage(key: str) -> bool:
@@ -197,28 +197,13 @@ def _check_class(node: Mapping[str, Any], key: str) -> None:
     if not isinstance(arguments, Mapping):
         raise ConfigError(f"{key}.init_args", "must be a mapping of arguments", got=arguments)
     if cls is not None:
-        _check_names(arguments, cls, f"{key}.init_args")
+        check_arguments(cls, arguments, f"{key}.init_args")
         for name, required in (parameters_of(cls) or {}).items():
             if required and name not in arguments:
                 raise ConfigError(
                     f"{key}.init_args.{name}", f"is missing; {cls.__name__} needs it",
                     remedy=f"Add {name}",
                 )  # fmt: skip
-
-
-def _check_names(arguments: Mapping[str, Any], cls: Any, key: str) -> None:
-    known = parameters_of(cls)
-    for name in arguments:
-        if known is not None and name not in known:
-            raise ConfigError(
-                f"{key}.{name}", f"{cls.__name__} takes no {str(name)!r}",
-                remedy=f"It takes {_listed(list(known))}", name=str(name), options=known,
-            )  # fmt: skip
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _class(path: Any, key: str) -> Any:

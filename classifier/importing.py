@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -114,6 +114,12 @@ def check_arguments(
     for name in arguments:
         if name not in options:
             raise ConfigError(
-                f"{key}.{name}", f"{getattr(function, '__name__', function)} takes no {name!r}",
-                remedy=f"It takes {', '.join(options)}", name=name, options=options,
+                f"{key}.{name}", f"{getattr(function, '__name__', function)} takes no "
+                f"{str(name)!r}", remedy=f"It takes {_listed(options)}", name=str(name),
+                options=options,
             )  # fmt: skip
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
