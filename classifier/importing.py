@@ -120,6 +120,8 @@ def check_arguments(
             )  # fmt: skip
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _listed(names: Sequence[str]) -> str:
+    """The names; of very many the first."""
+    few = names if len(names) <= 16 else names[:12]
+    more = len(names) - len(few)
+    return ", ".join(few) + (f" and {more} more" if more else "")
