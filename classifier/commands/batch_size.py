@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import lightning as L
@@ -76,7 +76,10 @@ def find_batch_size(
     trainer: Any = build_trainer({**arguments, **TRYING, "max_steps": -1}, "train", None)
     trainer._default_root_dir = str(run.folder)
     try:
-        with isolate_rng(), handling_signals(end_at_once), redirect_stdout(sys.stderr):
+        with (
+            isolate_rng(), handling_signals(end_at_once), redirect_stdout(sys.stderr),
+            _without_ends_of_fit(),
+        ):  # fmt: skip
             # Lightning does not try a size of max_val itself, so it lies beyond all that matter.
             found = Tuner(trainer).scale_batch_size(
                 trial_model, datamodule=trial_data, mode="power", max_val=2 * num_images + 2
@@ -91,3 +94,18 @@ def find_batch_size(
     log.info("auto_batch_size: %s is %d, %s", BATCH_SIZE, size, why)
     run.result.found[BATCH_SIZE] = size
     return size
+
+
+@contextmanager
+def _without_ends_of_fit() -> Iterator[None]:
+    """Within the block Lightning does not tell that each of many short trainings has ended."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def not_an_end(record: logging.LogRecord) -> bool:
+        return "`Trainer.fit` stopped" not in record.getMessage()
+
+    logger.addFilter(not_an_end)
+    try:
+        yield
+    finally:
+        logger.removeFilter(not_an_end)

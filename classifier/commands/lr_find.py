@@ -61,6 +61,11 @@ def find_learning_rate(job: Job) -> Result:
     found = prepare(
         job, **TRYING, max_steps=NUM_STEPS, val_check_interval=None, check_val_every_n_epoch=_NEVER
     )
+    if isinstance(found.model, ImageClassifier) and found.model.lr == 0:
+        raise ConfigError(
+            f"{OPTIMIZER}.lr", "every learning rate is 0, so that there is none to vary",
+            remedy="Write rates above 0, in the proportion that they shall have",
+        )  # fmt: skip
     run = job.create_run()
     return job.carry_out(
         run, found.data, lambda: _find_rate(found.trainer, found.model, found.data, run)

@@ -79,10 +79,6 @@ def build_trainer(
     set_rank(trainer.global_rank)
     given = loggers if isinstance(loggers, list) else [loggers]
     trainer.loggers = [item for item in given if isinstance(item, L.pytorch.loggers.Logger)]
-    log.info(
-        "precision %s on %d x %s",
-        trainer.precision, trainer.num_devices, trainer.strategy.root_device.type,
-    )  # fmt: skip
     return trainer
 
 
@@ -136,6 +132,10 @@ def attach(trainer: Any, run: Run, recorder: RunRecorder, history: Path | None) 
         recorder: Keeps configuration and random state; obeys signals.
         history: metrics.csv of the run that is resumed.
     """
+    log.info(
+        "precision %s on %d x %s",
+        trainer.precision, trainer.num_devices, trainer.strategy.root_device.type,
+    )  # fmt: skip
     # After the metrics: what it saves on a signal then counts the batch just done.
     trainer.callbacks.extend([recorder, EpochLine()])
     if any(isinstance(callback, FINDERS) for callback in trainer.callbacks):

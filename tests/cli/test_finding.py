@@ -112,6 +112,10 @@ def test_range_test_survives_a_loss_that_is_no_number(
         (["lr_find", "--test"], "--test: stands beside lr_find"),
         (["--lr_find", "--trainer.fast_dev_run", "true"], "--lr_find makes 100 steps"),
         (["--lr_find", "--trainer.devices", "2"], "lr_find run on one device, got 2"),
+        (
+            ["--lr_find", "--model.optimizer_config", "{lr_backbone: 0, lr_head: 0}"],
+            "optimizer_config.lr: every learning rate is 0",
+        ),
     ],
 )
 def test_range_test_is_refused_where_it_makes_no_sense(
@@ -197,6 +201,8 @@ def test_auto_batch_size_is_bounded_by_the_training_set_and_repeats(
     found = train("--data.auto_batch_size", "true")
     assert found.found == {BATCH: 24}
     assert f"auto_batch_size: {BATCH} is 24, all training images" in log_of(found)
+    assert log_of(found).count("`Trainer.fit` stopped") == 1  # the training's
+    assert log_of(found).count("precision 32-true on 1 x cpu") == 1
     data = saved_config(found)["data"]["init_args"]
     assert (data["batch_size"], data["auto_batch_size"]) == (24, False)
     assert checkpoint(found)["config"]["data"]["init_args"]["batch_size"] == 24
