@@ -60,7 +60,7 @@ def our_way(images: Path, recipe: str, seed: int) -> tuple[float, str]:
         [sys.executable, str(ROOT / "main.py"), *words], check=True, stdout=subprocess.DEVNULL
     )
     seconds = time.perf_counter() - started
-    (run,) = Path("runs").glob(f"{name}*")
+    (run,) = Path("runs", name).iterdir()
     found = []
     for checkpoint in ("last", "best"):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
