@@ -107,7 +107,7 @@ class ClassifierCLI(LightningCLI):
             warnings.filterwarnings("ignore", message="(?s).*does not round-trip")
             return str(self.parser.dump(self.config, skip_unset=False))
 
-    def settle(self, key: str, value: Any) -> None:
+    def set_value(self, key: str, value: Any) -> None:
         """Write what was found out into the resolved configuration.
 
         Args:

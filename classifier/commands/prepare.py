@@ -107,10 +107,10 @@ def _keep_found(
     by_callback = any(isinstance(callback, BatchSizeFinder) for callback in listed)
     if by_callback or getattr(data, "auto_batch_size", False):
         keep_batch_size(data, resumed[CONFIG_KEY])
-        job.cli.settle(BATCH_SIZE, data.batch_size)
+        job.cli.set_value(BATCH_SIZE, data.batch_size)
     if getattr(data, "auto_batch_size", False):
         data.auto_batch_size = False
-        job.cli.settle(AUTO_BATCH_SIZE, False)
+        job.cli.set_value(AUTO_BATCH_SIZE, False)
     arguments["callbacks"] = [item for item in listed if not isinstance(item, FINDERS)]
 
 

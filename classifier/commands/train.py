@@ -69,8 +69,8 @@ def _find_batch_size(job: Job, prepared: Prepared, run: Run, recorder: RunRecord
     """Find it, and write it where this run is described, so that it can be repeated."""
     data = prepared.data
     data.batch_size = find_batch_size(prepared.arguments, prepared.model, data, run)
-    job.cli.settle(BATCH_SIZE, data.batch_size)
-    job.cli.settle(AUTO_BATCH_SIZE, False)
+    job.cli.set_value(BATCH_SIZE, data.batch_size)
+    job.cli.set_value(AUTO_BATCH_SIZE, False)
     run.write_config(job.cli.dump())
     recorder.config = job.cli.plain()
 
