@@ -128,5 +128,26 @@ def test_albumentations_has_its_rooms() -> None:
     assert users == {"classifier.data.augmentations", "classifier.data.transforms"}
 
 
+# What is done in one place -> where.
+ONE_PLACE = {
+    r"\byaml\.(safe_)?load\(": {"config", "cli"},  # cli: what jsonargparse has written
+    r"\bos\.(replace|rename)\(": {"files"},
+    r"\bcv2\.im(read|decode)\(": {"data.jpeg"},
+    r"\bImage\.open\(": {"data.decoding", "data.checking"},  # checking: of the header alone
+    r"\bsignal\.signal\(": {"signals", "data.loading"},  # loading: in worker processes
+    r"\bseed_everything\(|\bnp\.random\.seed\(": set(),  # Lightning's command line does it
+}
+
+
+@pytest.mark.parametrize("pattern", ONE_PLACE)
+def test_one_place_for_each_thing(pattern: str) -> None:
+    found = {
+        module_of(file).removeprefix("classifier.")
+        for file in FILES
+        if re.search(pattern, file.read_text(encoding="utf-8"))
+    }
+    assert found == ONE_PLACE[pattern]
+
+
 def test_main_is_a_door_and_nothing_else() -> None:
     assert len((ROOT / "main.py").read_text().splitlines()) <= 10

@@ -18,6 +18,7 @@ from classifier.commands.job import Job
 from classifier.commands.prepare import prepare
 from classifier.commands.trainer import TRYING
 from classifier.errors import ConfigError, RunError
+from classifier.files import replacing
 from classifier.model.classifier import ImageClassifier
 from classifier.model.optimizers import with_highest_rate
 from classifier.model.parameter_groups import OPTIMIZER
@@ -165,7 +166,10 @@ def _report(run: Run, rates: list[float], losses: list[float], suggested: float)
     rates, losses = rates[: len(smooth)], losses[: len(smooth)]
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
-    with (folder / "lr_find.csv").open("w", encoding="utf-8", newline="") as file:
+    with (
+        replacing(folder / "lr_find.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["lr", "loss", "smoothed_loss"])
         writer.writerows(zip(rates, losses, smooth, strict=True))
