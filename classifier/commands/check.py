@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from classifier.commands.frozen_features import check_feature_views
 from classifier.commands.job import Job
 from classifier.commands.monitors import known_names, logs_known_names_only
 from classifier.commands.prepare import Prepared, looks_at_images, prepare
@@ -31,6 +32,7 @@ def check(job: Job) -> Result | None:
     """
     prepared = prepare(job)
     data = prepared.data
+    check_feature_views(prepared.model, data, prepared.trainer)
     facts = _sweep_facts(job, prepared)
     lines = [data.summary()] if isinstance(data, ImageDataModule) else []
     lines += facts.get("lines", ())

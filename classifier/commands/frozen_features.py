@@ -68,23 +68,40 @@ def run_frozen_part_once(
     if not (isinstance(model, ImageClassifier) and isinstance(data, ImageDataModule)):
         return
     model.prefix = data.encoder = None
-    if not data.cache_features or all(p.requires_grad for p in model.parameters()):
-        reason: str | None = "the encoder is not frozen"
-        if not data.cache_features:
-            reason = "cache_features is false"
-    else:
-        reason = _why_not(model, data, trainer)
-    if reason is None:
-        model.prefix = _prefix(model, data)
-        reason = None if model.prefix is not None else "no frozen part can be cut off"
+    check_feature_views(model, data, trainer)
+    if _why_not(model, data, trainer) is not None:
+        return
+    model.prefix = _prefix(model, data)
     if model.prefix is not None:
         data.encoder = FrozenPart(model)
         log.info("the frozen layers up to %s run once for each image", model.prefix.cut)
     elif data.feature_views is not None:
-        raise ConfigError(
-            _VIEWS, f"there are no features to keep: {reason}", got=data.feature_views,
-            remedy="Write null, or model.init_args.freeze_encoder: true",
-        )  # fmt: skip
+        raise _no_features(data, "no frozen part can be cut off")
+
+
+def check_feature_views(model: Any, data: Any, trainer: L.Trainer) -> None:
+    """Refuse feature_views where there is nothing to keep. Looks at no image.
+
+    Args:
+        model: Built.
+        data: Set up.
+        trainer: Of the training.
+
+    Raises:
+        ConfigError: says why.
+    """
+    if getattr(data, "feature_views", None) is None or not isinstance(model, ImageClassifier):
+        return
+    reason = _why_not(model, data, trainer)
+    if reason is not None:
+        raise _no_features(data, reason)
+
+
+def _no_features(data: ImageDataModule, reason: str) -> ConfigError:
+    return ConfigError(
+        _VIEWS, f"there are no features to keep: {reason}", got=data.feature_views,
+        remedy="Write null, or model.init_args.freeze_encoder: true",
+    )  # fmt: skip
 
 
 @contextmanager
@@ -107,6 +124,11 @@ def on_images(model: Any, data: Any) -> Iterator[None]:
 
 
 def _why_not(model: ImageClassifier, data: ImageDataModule, trainer: Any) -> str | None:
+    """Why features cannot stand for images; None where they can."""
+    if not data.cache_features:
+        return "cache_features is false"
+    if all(p.requires_grad for p in model.parameters()):
+        return "the encoder is not frozen"
     limits = (trainer.limit_train_batches, trainer.limit_val_batches)
     # 1.0 are all batches, 1 is one.
     whole = all(isinstance(limit, float) and limit == 1.0 for limit in limits)

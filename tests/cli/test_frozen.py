@@ -172,8 +172,11 @@ def test_views_are_encoded_once_each(frozen: Any, train: Any, encoded: list[int]
     assert sum(encoded) == 24  # the fourth view of each
 
 
-def test_views_without_a_frozen_encoder_are_refused(frozen: Any, save: Any) -> None:
-    words = ["--data.feature_views", "3", "--model.freeze_encoder", "false"]
+@pytest.mark.parametrize("mode", [[], ["--check"]])
+def test_views_without_a_frozen_encoder_are_refused(
+    frozen: Any, save: Any, mode: list[str]
+) -> None:
+    words = [*mode, "--data.feature_views", "3", "--model.freeze_encoder", "false"]
     with pytest.raises(ConfigError, match=r"feature_views: there are no features to keep: the enc"):
         main(["--config", save(frozen), *words])
 
