@@ -14,8 +14,8 @@ from classifier.assembly import assemble
 from classifier.cli import ClassifierCLI, print_all_keys
 from classifier.commands.check import check
 from classifier.commands.evaluate import evaluate
-from classifier.commands.finding import find_learning_rate
 from classifier.commands.job import Job
+from classifier.commands.lr_find import find_learning_rate
 from classifier.commands.train import train
 from classifier.errors import ConfigError, RunError
 from classifier.ranks import exit_with_first, leave_error, started_by_first

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from classifier.preparing import load_weights
 
 from classifier import main
 from classifier.checkpoints import load_checkpoint
+from classifier.commands.weights import load_weights
 from classifier.errors import ConfigError, Interrupted
 from classifier.model.classifier import ImageClassifier
 from tests.cli.test_resume import EPOCHS, SENDER, epoch_rows
