@@ -286,7 +286,7 @@ def test_image_that_changes_while_it_is_encoded_is_told(
         return found
 
     frozen["data"]["init_args"]["num_workers"] = 0
-    monkeypatch.setattr("classifier.preparing._check_image", lambda *_: None)
+    monkeypatch.setattr("classifier.commands.prepare._check_image", lambda *_: None)
     monkeypatch.setattr(StageDataset, "image", changing)
     with pytest.raises(RunError, match=r"05\.png changed while it was read"):
         train()
