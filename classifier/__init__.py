@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from classifier.callbacks.metrics import MetricsLogger
     from classifier.callbacks.soup import GreedySoup
     from classifier.data.datamodule import ImageDataModule
-    from classifier.data.datasets import ImageDataset
+    from classifier.data.datasets import ImageDataset, Sample
+    from classifier.data.decoding import decode_image
     from classifier.data.folders import FolderImageDataset
     from classifier.data.hub_datasets import HuggingFaceDataset
     from classifier.data.tables import CsvImageDataset
@@ -37,9 +38,11 @@ __all__ = [
     "MetricsLogger",
     "ModelCost",
     "RandomResizedCrop",
+    "Sample",
     "SmallCNN",
     "TorchvisionDataset",
     "TorchvisionTransform",
+    "decode_image",
     "main",
 ]
 
@@ -55,9 +58,11 @@ _HOMES = {
     "MetricsLogger": "classifier.callbacks.metrics",
     "ModelCost": "classifier.callbacks.cost",
     "RandomResizedCrop": "classifier.data.transforms",
+    "Sample": "classifier.data.datasets",
     "SmallCNN": "classifier.model.small_cnn",
     "TorchvisionDataset": "classifier.data.torchvision_datasets",
     "TorchvisionTransform": "classifier.data.transforms",
+    "decode_image": "classifier.data.decoding",
     "main": "classifier.entry",
 }
 

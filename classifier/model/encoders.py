@@ -110,12 +110,14 @@ class Network(nn.Module, ABC):
 
 
 # Source -> the module that builds and rebuilds its networks; imported when it is needed.
+# A model name begins with the source and a slash, but for those in _WITHOUT_PREFIX.
 _SOURCES = {
     "timm": "classifier.model.timm_encoder",
     "transformers": "classifier.model.transformers_encoder",
     "torchvision": "classifier.model.torchvision_encoder",
     "module": "classifier.model.module_encoder",
 }
+_WITHOUT_PREFIX = ("transformers", "module")
 
 
 def build_network(model_name: str, num_classes: int, options: NetworkOptions) -> Network:
@@ -178,7 +180,8 @@ def locate(model_name: str) -> tuple[str, str]:
         ConfigError: the name is of no kind, or the folder holds no model.
     """
     library, _, name = model_name.partition("/")
-    if name and library in ("timm", "torchvision"):
+    prefixes = [source for source in _SOURCES if source not in _WITHOUT_PREFIX]
+    if name and library in prefixes:
         return library, name
     if Path(model_name).is_dir():
         config_file = Path(model_name) / "config.json"
@@ -193,9 +196,10 @@ def locate(model_name: str) -> tuple[str, str]:
         return _by_config(config_file, timm=f"hf-hub:{model_name}", transformers=model_name)
     if IMPORT_PATH.match(model_name):
         return "module", model_name
+    names = "".join(f"{source}/<name>, " for source in prefixes)
     raise ConfigError(
         MODEL_NAME, "no such model or folder", got=model_name,
-        remedy="Write timm/<name>, torchvision/<name>, <org>/<name> on the Hugging Face Hub, "
+        remedy=f"Write {names}<org>/<name> on the Hugging Face Hub, "
         "an existing folder, or the import path of a module",
         name=f"timm/{model_name}", options=_timm_names(model_name),
     )  # fmt: skip

@@ -53,6 +53,8 @@ def check_scheduler(config: Mapping[str, Any] | None) -> None:
         if built["interval"] == "step":
             optimizer.step()
             built["scheduler"].step()
+    except ConfigError:
+        raise
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise ConfigError(
             SCHEDULER, f"{config['name']} refuses its arguments: {error}", got=dict(config)
@@ -87,12 +89,16 @@ def _check_scheduler_keys(config: Mapping[str, Any]) -> None:
 
 
 def _scheduler_class(name: Any) -> Callable[..., Any]:
-    if name in _TORCH_SCHEDULERS:
-        return _TORCH_SCHEDULERS[name]
+    found = _TORCH_SCHEDULERS.get(name)
     if isinstance(name, str) and "." in name:
         found = import_path(name, f"{SCHEDULER}.name")
-        if isinstance(found, type) and issubclass(found, lr_scheduler.LRScheduler):
-            return found
+    if isinstance(found, type) and issubclass(found, lr_scheduler.ReduceLROnPlateau):
+        raise ConfigError(
+            f"{SCHEDULER}.name", "follows a metric, which only plateau is told", got=name,
+            remedy="Write name: plateau, with the same arguments",
+        )  # fmt: skip
+    if isinstance(found, type) and issubclass(found, lr_scheduler.LRScheduler):
+        return found
     raise ConfigError(
         f"{SCHEDULER}.name", "unknown schedule", got=name,
         remedy=f"Write {', '.join(_SHORT_SCHEDULERS)}, a class of torch.optim.lr_scheduler, "

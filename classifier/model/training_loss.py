@@ -250,7 +250,7 @@ def _check_value(key: str, value: Any) -> None:
         "alpha": (value is None or (number and 0 <= value <= 1), "must be in [0, 1]", "0.25"),
         "sum_classes": (isinstance(value, bool), "must be true or false", "false"),
     }  # fmt: skip
-    right, problem, example = rules[key]
+    right, problem, example = rules.get(key, (True, "", ""))
     if not right:
         raise ConfigError(
             f"{LOSS}.{key}", problem, got=value, remedy=f"Write for example {example}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from optuna.distributions import (
@@ -15,18 +15,9 @@ from optuna.distributions import (
 )
 
 from classifier.errors import ConfigError
+from classifier.importing import parameters_of
 from classifier.tuning.space import Parameter, SearchSpace
 
-# distribution -> the keys that it takes, required ones first.
-_TAKES = {
-    "uniform": ("low", "high"),
-    "loguniform": ("low", "high"),
-    "float": ("low", "high", "log", "step"),
-    "int": ("low", "high", "log", "step"),
-    "discrete_uniform": ("low", "high", "step"),
-    "categorical": ("choices",),
-}
-_REQUIRED = {"categorical": ("choices",), "discrete_uniform": ("low", "high", "step")}
 _PLAIN = (type(None), bool, int, float, str)
 
 
@@ -94,35 +85,62 @@ def _parameter(name: str, spec: Any, key: str) -> Parameter:
             remedy="Write {distribution: uniform, low: 0.0, high: 1.0}",
         )  # fmt: skip
     kind = spec.get("distribution")
-    if not isinstance(kind, str) or kind not in _TAKES:
+    if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
         raise ConfigError(
             f"{key}.distribution", "is missing" if kind is None else "unknown distribution",
-            remedy=f"Write one of {', '.join(_TAKES)}", name=str(kind), options=_TAKES,
+            remedy=f"Write one of {', '.join(_DISTRIBUTIONS)}",
+            name=str(kind), options=_DISTRIBUTIONS,
             **({} if kind is None else {"got": kind}),
         )  # fmt: skip
+    make = _DISTRIBUTIONS[kind]
+    known = parameters_of(make) or {}
+    takes = {word: needed for word, needed in known.items() if word not in ("name", "key")}
     for word in spec:
-        takes = (*_TAKES[kind], "distribution", "when")
-        if word not in takes:
+        options = (*takes, "distribution", "when")
+        if word not in options:
             raise ConfigError(
                 f"{key}.{word}", f"{kind} takes no {word!r}",
-                remedy=f"It takes {', '.join(_TAKES[kind])}", name=str(word), options=takes,
+                remedy=f"It takes {', '.join(takes)}", name=str(word), options=options,
             )  # fmt: skip
-    for word in _REQUIRED.get(kind, ("low", "high")):
-        if spec.get(word) is None:
+    given = {word: spec[word] for word in takes if spec.get(word) is not None}
+    for word, needed in takes.items():
+        if needed and word not in given:
             raise ConfigError(f"{key}.{word}", "is missing", remedy=f"{kind} needs {word}")
-    if kind == "categorical":
-        return _categorical(name, spec["choices"], f"{key}.choices")
-    return Parameter(name, _range(kind, spec, key))
+    return make(name, key, **given)
 
 
-def _range(kind: str, spec: Mapping[str, Any], key: str) -> BaseDistribution:
-    whole = kind == "int"
-    for word in ("low", "high", "step"):
-        value = spec.get(word)
+# The distributions by name. Each takes the searched key, the dotted path of its section for
+# messages, and as further arguments the keys of that section.
+
+
+def _uniform(name: str, key: str, low: Any, high: Any) -> Parameter:
+    return _float(name, key, low, high)
+
+
+def _loguniform(name: str, key: str, low: Any, high: Any) -> Parameter:
+    return _float(name, key, low, high, log=True)
+
+
+def _discrete_uniform(name: str, key: str, low: Any, high: Any, step: Any) -> Parameter:
+    return _float(name, key, low, high, step=step)
+
+
+def _float(
+    name: str, key: str, low: Any, high: Any, log: Any = False, step: Any = None
+) -> Parameter:
+    _check_range(key, low, high, log, step, whole=False)
+    return Parameter(name, FloatDistribution(float(low), float(high), log=bool(log), step=step))
+
+
+def _int(name: str, key: str, low: Any, high: Any, log: Any = False, step: Any = None) -> Parameter:
+    _check_range(key, low, high, log, step, whole=True)
+    return Parameter(name, IntDistribution(low, high, log=bool(log), step=step or 1))
+
+
+def _check_range(key: str, low: Any, high: Any, log: Any, step: Any, *, whole: bool) -> None:
+    for word, value in (("low", low), ("high", high), ("step", step)):
         if value is not None:
             _check_number(value, f"{key}.{word}", whole=whole)
-    low, high, step = spec["low"], spec["high"], spec.get("step")
-    log = bool(kind == "loguniform" or spec.get("log"))
     if low > high:
         raise ConfigError(f"{key}.low", f"must be at most high ({high})", got=low)
     if log and low <= 0:
@@ -140,9 +158,6 @@ def _range(kind: str, spec: Mapping[str, Any], key: str) -> BaseDistribution:
             f"{key}.high", f"is not reached from {low} in steps of {step}", got=high,
             remedy=f"Write {last:.10g}",
         )  # fmt: skip
-    if whole:
-        return IntDistribution(low, high, log=log, step=step or 1)
-    return FloatDistribution(float(low), float(high), log=log, step=step)
 
 
 def _check_number(value: Any, key: str, *, whole: bool) -> None:
@@ -152,7 +167,8 @@ def _check_number(value: Any, key: str, *, whole: bool) -> None:
         raise ConfigError(key, f"must be a {'whole ' if whole else ''}number", got=value)
 
 
-def _categorical(name: str, choices: Any, key: str) -> Parameter:
+def _categorical(name: str, key: str, choices: Any) -> Parameter:
+    key = f"{key}.choices"
     if isinstance(choices, Mapping) and choices:
         named = {str(label): choice for label, choice in choices.items()}
         if len(named) < len(choices):
@@ -193,6 +209,16 @@ def _label(choice: Any) -> str:
             if isinstance(choice.get(word), str):
                 return str(choice[word]).rpartition(".")[2]
     return choice if isinstance(choice, str) else json.dumps(choice, sort_keys=True)
+
+
+_DISTRIBUTIONS: dict[str, Callable[..., Parameter]] = {
+    "uniform": _uniform,
+    "loguniform": _loguniform,
+    "float": _float,
+    "int": _int,
+    "discrete_uniform": _discrete_uniform,
+    "categorical": _categorical,
+}
 
 
 def _with_conditions(

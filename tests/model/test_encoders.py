@@ -15,7 +15,10 @@ from transformers import AutoConfig, AutoModelForImageClassification
 
 from classifier import ImageClassifier
 from classifier.errors import ConfigError
-from classifier.model.encoders import NetworkOptions, build_network, rebuild_network
+from classifier.model import encoders
+from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
+from classifier.model.module_encoder import ModuleNetwork
+from classifier.preprocessing import Preprocessing
 from tests.model.hub import Hub
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -193,3 +196,26 @@ def test_unknown_hub_model_is_told_in_words(tmp_path: Path) -> None:
     done = _from_hub("someone/nothing", hub, tmp_path / "home")
     hub.close()
     assert "model.init_args.model_name: could not be loaded" in done.stderr
+
+
+def build(location: str, num_classes: int, options: NetworkOptions) -> Network:
+    """What the module of a library more has."""
+    model = timm.create_model(location, num_classes=num_classes)
+    return ModuleNetwork(model, Preprocessing(), {"source": "mine", "location": location})
+
+
+def rebuild(spec: Any, num_classes: int) -> Network:
+    return build(spec["location"], num_classes, NetworkOptions(pretrained=False))
+
+
+def test_library_is_found_by_its_prefix_when_it_has_a_line_in_the_sources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(encoders._SOURCES, "mine", __name__)
+    network = build_network("mine/test_resnet", 3, NetworkOptions())
+    again = rebuild_network(json.loads(json.dumps(network.spec)), 3)
+    again.load_state_dict(network.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again.eval()(images), network.eval()(images))
+    with pytest.raises(ConfigError, match="Write timm/<name>, torchvision/<name>, mine/<name>, <o"):
+        build_network("test_resnet", 3, NetworkOptions())

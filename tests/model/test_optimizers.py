@@ -165,6 +165,11 @@ def test_plateau_watches_the_loss_by_default() -> None:
         ({"name": "cosine", "warmup_epochs": -1}, "must be a number of at least 0"),
         ({"name": "ExponentialLR", "gama": 0.5}, "takes no 'gama'"),
         ({"name": "torch.optim.AdamW"}, "unknown schedule"),
+        ({"name": "ReduceLROnPlateau", "patience": 3}, "^model.init_args.scheduler_config.name: follows a metric, "
+         "which only plateau is told, got 'ReduceLROnPlateau'. Write name: plateau, with the same arguments.$"),
+        ({"name": "StepLR", "step_size": 1, "warmup_epochs": 1},
+         "^model.init_args.scheduler_config.interval: a warm-up before StepLR needs steps, got 'epoch'. "
+         "Write interval: step, and count its arguments in steps.$"),
     ],
 )  # fmt: skip
 def test_wrong_schedule_is_refused(config: dict[str, Any], message: str) -> None:

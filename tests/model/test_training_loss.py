@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from classifier import ImageClassifier
 from classifier.errors import ConfigError
+from classifier.model import training_loss
 from classifier.model.training_loss import TrainingLoss, check_loss
 from tests.model.test_losses import PLAIN, Recorded, batch
 from tests.scenes import Scenes, trainer
@@ -299,6 +300,21 @@ def test_wrong_loss_is_told(config: Any, task: str | None, message: str) -> None
     with pytest.raises(ConfigError) as caught:
         check_loss(config, task)
     assert str(caught.value) == message
+
+
+def poly(logits: Tensor, targets: Tensor, weights: Any, task: str, epsilon: float = 1.0) -> Tensor:
+    """The cross-entropy on one-hot targets, and epsilon * (1 - p) of the right class."""
+    chances = logits.softmax(dim=1)
+    terms = -targets * logits.log_softmax(dim=1) + epsilon * targets * (1 - chances)
+    return terms.sum() / len(targets)
+
+
+def test_loss_of_one_line_more_takes_its_own_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(training_loss._LOSSES, "poly", poly)
+    logits, targets, _ = batch()
+    right = logits.softmax(dim=1)[range(len(targets)), targets]
+    expected = (2.5 * (1 - right) - right.log()).mean()
+    torch.testing.assert_close(loss_of({"name": "poly", "epsilon": 2.5})(logits, targets), expected)
 
 
 def test_wrong_loss_is_found_when_the_model_is_made() -> None:
