@@ -8,24 +8,37 @@ from dataclasses import dataclass, field
 from classifier.config import TOP_LEVEL_KEYS
 from classifier.errors import ConfigError
 
-# The first word that Lightning users type -> mode; the flags give the same modes.
-_WORDS = {
-    "fit": "train",
-    "train": "train",
-    "validate": "validate",
-    "test": "test",
-    "predict": "predict",
-    "lr_find": "lr_find",
+
+@dataclass(frozen=True)
+class Mode:
+    """What is true of something that the program can be asked to do.
+
+    Args:
+        flags: By which it is asked for.
+        words: First words of a command line that mean the same; Lightning users type them.
+        trains: Its configuration is that of a training, whole; else a checkpoint's evaluation.
+        resumes_last: `ckpt_path: last` is the newest unfinished run.
+        needs_checkpoint: There is nothing to do without one.
+    """
+
+    flags: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    trains: bool = False
+    resumes_last: bool = False
+    needs_checkpoint: bool = False
+
+
+MODES = {
+    "train": Mode(words=("fit", "train"), trains=True, resumes_last=True),
+    "validate": Mode(("--val", "--validate"), ("validate",), needs_checkpoint=True),
+    "test": Mode(("--test",), ("test",), needs_checkpoint=True),
+    "predict": Mode(("--predict",), ("predict",), needs_checkpoint=True),
+    "export": Mode(("--export",), needs_checkpoint=True),
+    "check": Mode(("--check",), trains=True),
+    "lr_find": Mode(("--lr_find",), ("lr_find",), trains=True, resumes_last=True),
 }
-_MODE_FLAGS = {
-    "--val": "validate",
-    "--validate": "validate",
-    "--test": "test",
-    "--predict": "predict",
-    "--export": "export",
-    "--check": "check",
-    "--lr_find": "lr_find",
-}
+_WORDS = {word: name for name, mode in MODES.items() for word in mode.words}
+_MODE_FLAGS = {flag: name for name, mode in MODES.items() for flag in mode.flags}
 _FLAGS = (
     *_MODE_FLAGS,
     "--config",
@@ -86,7 +99,7 @@ class Command:
     """What is asked for.
 
     Args:
-        mode: train, validate, test, predict, export, check or lr_find.
+        mode: One of MODES.
         configs: Configuration files, later ones win.
         overrides: (dotted key, text) pairs in the order given.
         ckpt_path: A checkpoint file, a run folder, or `last`; None without one.
@@ -214,7 +227,7 @@ def _check(command: Command, mode_flag: str | None) -> None:
         raise ConfigError(
             "--strict", "goes with --check only", remedy="Add --check, or leave --strict out"
         )
-    if command.mode in ("validate", "test", "predict", "export") and command.ckpt_path is None:
+    if MODES[command.mode].needs_checkpoint and command.ckpt_path is None:
         raise ConfigError(
             mode_flag or command.mode, "needs a checkpoint",
             remedy="Add --ckpt_path with a .ckpt file or a run folder",

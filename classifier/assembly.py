@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classifier.arguments import Command
+from classifier.arguments import MODES, Command
 from classifier.checkpoints import CONFIG_KEY, load_checkpoint
 from classifier.config import (
     SECTIONS,
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 # Of a checkpoint's trainer section, what evaluation keeps; hardware and limits are today's.
 _KEPT_FOR_EVALUATION = ("callbacks", "precision")
-_TRAINING_MODES = ("train", "check", "lr_find")
 
 
 @dataclass
@@ -96,7 +95,7 @@ def _find_checkpoint(command: Command, top: Mapping[str, Any], experiment: str) 
     path = command.ckpt_path or top.get("ckpt_path")
     if path is None:
         return None
-    if path != "last" or command.mode not in ("train", "lr_find"):
+    if path != "last" or not MODES[command.mode].resumes_last:
         return find_checkpoint(str(path))
     # A further process would find that the run is resumed already: by the first one.
     found = told_checkpoint() if started_by_first() else newest_unfinished(experiment)
@@ -112,7 +111,7 @@ def _saved(
     command: Command, checkpoint: Mapping[str, Any], top: Mapping[str, Any], *, alone: bool
 ) -> dict[str, Any]:
     """What the checkpoint's own configuration contributes; `alone`, where no file does."""
-    training = command.mode in _TRAINING_MODES
+    training = MODES[command.mode].trains
     if training and top.get("only_weights_load") and not alone:
         return {}
     # How its own training began does not say how this one does.
