@@ -257,14 +257,17 @@ def check_trusted(config: Mapping[str, Any], allowed: frozenset[str], source: st
     Raises:
         ConfigError: names the key, the class and the flag that would allow it.
     """
-    for key, path in _import_paths(config, ""):
-        package = path.partition(".")[0]
-        if package not in TRUSTED_PACKAGES | allowed:
+    trusted = TRUSTED_PACKAGES | allowed
+    named = [(key, path, path.partition(".")[0]) for key, path in _import_paths(config, "")]
+    foreign = dict.fromkeys(package for _, _, package in named if package not in trusted)
+    for key, path, package in named:
+        if package in foreign:
+            flags = " ".join(f"--allow_module {name}" for name in foreign)
             raise ConfigError(
                 key, f"the checkpoint {source} names code outside the trusted packages", got=path,
-                remedy=f"If you trust this checkpoint, add --allow_module {package}",
+                remedy=f"If you trust this checkpoint, add {flags}",
             )  # fmt: skip
-        if package not in allowed and not is_own_class(path, TRUSTED_PACKAGES | allowed):
+        if package not in allowed and not is_own_class(path, trusted):
             raise ConfigError(
                 key, f"the checkpoint {source} names what is no class of a trusted package",
                 got=path, remedy=f"If you trust this checkpoint, add --allow_module {package}",

@@ -32,7 +32,8 @@ def import_path(path: str, key: str) -> Any:
             raise  # the module was found; something that it imports was not
         raise ConfigError(
             key, f"there is no module {module_name!r}", got=path,
-            remedy="Write an import path such as torch.optim.AdamW, and install its package",
+            remedy="Write an import path such as torch.optim.AdamW; install its package, or put "
+            "your own file beside main.py",
         ) from error  # fmt: skip
     if not hasattr(module, name):
         raise ConfigError(

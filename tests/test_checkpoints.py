@@ -18,6 +18,7 @@ from classifier.checkpoints import (
     random_state,
     restore_random_state,
 )
+from classifier.config import check_trusted
 from classifier.errors import ConfigError, RunError
 
 
@@ -250,3 +251,9 @@ def test_checkpoint_whose_parts_do_not_fit_is_told_in_words(
     torch.save(checkpoint, "x.ckpt")
     with pytest.raises(ConfigError, match="the checkpoint's parts do not fit each other"):
         main(["--test", "--ckpt_path", "x.ckpt"])
+
+
+def test_checkpoint_of_several_own_modules_names_them_all() -> None:
+    config = {"model": {"class_path": "one.X"}, "trainer": {"callbacks": ["two.sub.Y", "torch.Z"]}}
+    with pytest.raises(ConfigError, match="add --allow_module one --allow_module two"):
+        check_trusted(config, frozenset(), "last.ckpt")
