@@ -166,6 +166,8 @@ def _answer(row: Mapping[str, str]) -> str:
 
 def print_result(result: Result) -> None:
     """Print metrics, the best score, and where predictions are."""
+    if result.best_score is not None:
+        show("after the last epoch:")
     for name, value in result.metrics.items():
         show(f"{name}: {value:.6g}")
     if result.mode == "lr_find":
