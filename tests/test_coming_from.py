@@ -19,7 +19,7 @@ import classifier
 from classifier import ImageClassifier, ImageDataModule
 from classifier.arguments import HELP
 from classifier.config import TOP_LEVEL_KEYS
-from classifier.model import training_loss
+from classifier.model import losses
 from classifier.model.heads import HeadLayers
 from classifier.model.mixing import Mixing
 from classifier.model.parameter_groups import GROUP_KEYS
@@ -45,8 +45,8 @@ MAPPINGS = {
     },
     "model.init_args.loss_config": {
         "name",
-        *arguments_of(training_loss.cross_entropy), *arguments_of(training_loss.bce),
-        *arguments_of(training_loss.focal),
+        *arguments_of(losses.cross_entropy), *arguments_of(losses.bce),
+        *arguments_of(losses.focal),
     },
     "model.init_args.mixup_config": arguments_of(Mixing),
     "model.init_args.head": {field.name for field in fields(HeadLayers)},

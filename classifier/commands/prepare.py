@@ -23,9 +23,10 @@ from classifier.commands.trainer import as_list, build_trainer
 from classifier.commands.weights import check_same_data, load_weights
 from classifier.data.datamodule import ImageDataModule
 from classifier.errors import ConfigError, RunError
-from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
-from classifier.model.encoders import MODEL_NAME, PRETRAINED
-from classifier.model.losses import shown_weights
+from classifier.model.classifier import ImageClassifier
+from classifier.model.deferred import CHECKPOINT_KEY
+from classifier.model.options import MODEL_NAME, PRETRAINED
+from classifier.model.per_class import shown_weights
 from classifier.model.tasks import class_facts
 from classifier.runs import trial_folder
 

@@ -10,7 +10,8 @@ import lightning as L
 from torch import Tensor
 
 from classifier.errors import ConfigError
-from classifier.model.classifier import CHECKPOINT_KEY, ImageClassifier
+from classifier.model.classifier import ImageClassifier
+from classifier.model.deferred import CHECKPOINT_KEY
 from classifier.model.lora import named_as_with_adapters
 from classifier.model.tasks import MULTICLASS
 

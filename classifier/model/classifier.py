@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,30 +10,30 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from classifier.errors import ConfigError, RunError
-from classifier.model import losses, tasks
-from classifier.model.agreement import MeanLoss
+from classifier.model import tasks
 from classifier.model.compiling import Compiling, compile_mode
-from classifier.model.counted_losses import CountedLosses
-from classifier.model.deferred import CHECKPOINT_KEY as CHECKPOINT_KEY
-from classifier.model.encoders import NetworkOptions
-from classifier.model.freezing import check_unfreeze_schedule, num_frozen_groups
+from classifier.model.counted_losses import CountedLosses, MeanLoss
+from classifier.model.deferred import DeferredNetwork
+from classifier.model.freezing import num_frozen_groups
 from classifier.model.lora_config import check_lora
+from classifier.model.losses import classification_loss
 from classifier.model.mixing import build_mixing
 from classifier.model.optimizers import build_optimizer, completed, highest_rate, with_highest_rate
-from classifier.model.range_test import follow_new_rate
+from classifier.model.options import NetworkOptions
+from classifier.model.per_class import check_thresholds, check_weights
 from classifier.model.schedules import (
     build_scheduler,
     check_scheduler,
     forget_length,
     planned_length,
 )
-from classifier.model.training_loss import TrainingLoss, check_loss
-from classifier.model.unfreezing import Unfreezing
+from classifier.model.training_loss import check_loss
+from classifier.model.unfreezing import Unfreezing, check_unfreeze_schedule
 
 log = logging.getLogger(__name__)
 
 
-class ImageClassifier(CountedLosses):
+class ImageClassifier(DeferredNetwork, CountedLosses):
     """An image classifier on an encoder of timm, torchvision, transformers, or your own.
 
     The network is built when the number of classes is known: by `build`, which the command line
@@ -124,15 +123,13 @@ class ImageClassifier(CountedLosses):
         self._configured_lr: float | None = None  # when the optimizer was made
         self.scheduler_config = scheduler_config
         self.class_weights = class_weights
-        self.model_args = model_args
-        self.drop_rate = drop_rate
-        self.drop_path_rate = drop_path_rate
-        self.head = head
         self.image_size = image_size
-        self.channels_last = channels_last
+        self.options = NetworkOptions(
+            model_args=model_args, drop_rate=drop_rate, drop_path_rate=drop_path_rate, head=head,
+            image_size=image_size, channels_last=channels_last, lora=lora,
+        )  # fmt: skip
         self.loss_config = loss_config
         self.mixing = build_mixing(mixup_config)
-        self.training_loss: TrainingLoss | None = None
         self._check()
 
     def _check(self) -> None:
@@ -142,10 +139,9 @@ class ImageClassifier(CountedLosses):
                 remedy="Write null to take it from the data",
             )  # fmt: skip
         tasks.check_task(self.task)
-        losses.check_weights(self.class_weights)
-        tasks.check_thresholds(self._given_thresholds, self.task)
+        check_weights(self.class_weights)
+        check_thresholds(self._given_thresholds, self.task)
         num_frozen_groups(self.freeze_encoder, 1)
-        self.network_options()  # refuses what is out of range
         check_lora(self.lora, self.freeze_encoder, self.unfreeze_schedule)
         check_unfreeze_schedule(self.unfreeze_schedule, self.freeze_encoder)
         build_optimizer(torch.nn.Linear(2, 2), self.optimizer_config)
@@ -165,21 +161,8 @@ class ImageClassifier(CountedLosses):
         self.optimizer_config |= with_highest_rate(self.optimizer_config, rate)
         self.hparams["optimizer_config"] = dict(self.optimizer_config)
 
-    def network_options(self) -> NetworkOptions:
-        """How the network is to be built."""
-        return NetworkOptions(
-            pretrained=self.pretrained,
-            model_args=self.model_args,
-            drop_rate=self.drop_rate,
-            drop_path_rate=self.drop_path_rate,
-            head=self.head,
-            image_size=self.image_size,
-            channels_last=self.channels_last,
-            lora=self.lora,
-        )
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network of the checkpoint where none was built yet."""
+        """Build the network where none was built yet, and let one_cycle take today's length."""
         super().on_load_checkpoint(checkpoint)
         if (self.scheduler_config or {}).get("name") == "one_cycle":
             for state in checkpoint.get("lr_schedulers", []):
@@ -220,18 +203,6 @@ class ImageClassifier(CountedLosses):
         assert self.prefix is not None
         return self.prefix.finish(batch[0])
 
-    def weigh_classes(self, class_counts: Sequence[int] | None) -> None:
-        """Resolve class_weights, and with them the loss, for the training data.
-
-        Args:
-            class_counts: Training images per class, for `auto`.
-        """
-        super().weigh_classes(class_counts)
-        self.training_loss = TrainingLoss(
-            self.loss_config, self.task or tasks.MULTICLASS, len(self.class_names or []),
-            self.loss_weights, soft=self.mixing is not None,
-        )  # fmt: skip
-
     def on_fit_start(self) -> None:
         """Have the loss at hand, also after `load_from_checkpoint`."""
         if self.training_loss is None:
@@ -240,7 +211,10 @@ class ImageClassifier(CountedLosses):
             self.weigh_classes(counts)
         if self.mixing is not None:
             self.mixing.plan(self.trainer)
-        follow_new_rate(self, self._configured_lr)
+        if self.lr != self._configured_lr:
+            # A LearningRateFinder, which ran before this hook, writes its rate into all groups
+            # alike, and leaves the schedule at the old one, to which the first step would return.
+            self.trainer.strategy.setup_optimizers(self.trainer)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One batch of (images, targets, ...): logs train_loss, returns loss and logits.
@@ -286,7 +260,8 @@ class ImageClassifier(CountedLosses):
         Args:
             logits: (N, num_classes).
         """
-        return tasks.probabilities(logits, self.task or tasks.MULTICLASS)
+        values = logits.float()
+        return values.sigmoid() if self.task == tasks.MULTILABEL else values.softmax(dim=1)
 
     def decisions(self, probabilities: Tensor) -> Tensor:
         """Which classes an image has, (N, num_classes) bool; in multiclass the likeliest alone.
@@ -294,12 +269,16 @@ class ImageClassifier(CountedLosses):
         Args:
             probabilities: (N, num_classes).
         """
-        return tasks.decisions(probabilities, self.thresholds)
+        if self.thresholds is None:
+            best = probabilities.argmax(dim=1, keepdim=True)
+            return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(1, best, True)
+        limits = torch.tensor(self.thresholds, dtype=torch.float32, device=probabilities.device)
+        return probabilities >= limits
 
     def _evaluation_step(self, batch: Any, mean: MeanLoss) -> dict[str, Tensor]:
         logits, targets = self._logits(batch), batch[1]
         # Whatever loss trains, the plain one is logged, so that runs compare.
-        loss = losses.classification_loss(logits, targets, self.task or tasks.MULTICLASS)
+        loss = classification_loss(logits, targets, self.task or tasks.MULTICLASS)
         mean.count(loss, len(targets))
         return {"loss": loss, "logits": logits.detach(), "targets": targets}
 
@@ -323,6 +302,9 @@ class ImageClassifier(CountedLosses):
 
     def configure_callbacks(self) -> list[Callback]:
         """What follows unfreeze_schedule, and what compiles, where they are asked for."""
-        schedule, mode = self.unfreeze_schedule, self.compile_mode
-        follower = [] if schedule is None else [Unfreezing(schedule)]
-        return [*follower, *([] if mode is None else [Compiling(mode)])]
+        callbacks: list[Callback] = []
+        if self.unfreeze_schedule is not None:
+            callbacks.append(Unfreezing(self.unfreeze_schedule))
+        if self.compile_mode is not None:
+            callbacks.append(Compiling(self.compile_mode))
+        return callbacks

@@ -5,22 +5,61 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from torch import Tensor
+import lightning as L
+import torch
+from torch import Tensor, distributed
+from torchmetrics import Metric
 
 from classifier.errors import RunError
-from classifier.model.agreement import MeanLoss, first_problem
-from classifier.model.deferred import DeferredNetwork
 from classifier.model.parameter_groups import OPTIMIZER
 from classifier.model.range_test import ends_range_test
 
 _SHOWN_EVERY = 20  # batches; the progress bar is drawn as rarely
 
 
-class CountedLosses(DeferredNetwork):
+class MeanLoss(Metric):
+    """The mean of a loss over images, over all batches and processes.
+
+    torchmetrics' MeanMetric waits for the device in every step to look for numbers that are none,
+    which the steps do themselves, and forgets the weights when told not to look.
+    Its states have the same names here, as checkpoints hold them.
+    """
+
+    full_state_update = False
+    mean_value: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("mean_value", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(self, loss: Tensor, num_images: int) -> None:
+        """Count a batch.
+
+        Args:
+            loss: Its mean, a scalar.
+            num_images: How many it is the mean of.
+        """
+        self.__dict__["_update_count"] += 1
+        self.__dict__["_computed"] = None
+        self.mean_value.add_(loss.float(), alpha=num_images)
+        self.weight.add_(num_images)
+
+    # An update without what torchmetrics does around it, which costs more than the update.
+    count = update
+
+    def compute(self) -> Tensor:
+        """The mean, a scalar."""
+        return self.mean_value / self.weight
+
+
+class CountedLosses(L.LightningModule):
     """Counts the loss of every batch, and logs train_loss, validation_loss and test_loss."""
 
-    def __init__(self, task: str | None, thresholds: Any) -> None:
-        super().__init__(task, thresholds)
+    def __init__(self) -> None:
+        super().__init__()
         # Kept by this class and not by Lightning, whose running means are lost in a resume.
         self.train_loss = MeanLoss()
         self.train_loss.persistent(True)
@@ -28,7 +67,7 @@ class CountedLosses(DeferredNetwork):
         self.test_loss = MeanLoss()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the checkpoint usable on its own, and the train loss of all processes."""
+        """Add the train loss of all processes."""
         super().on_save_checkpoint(checkpoint)
         with self.train_loss.sync_context():
             for name, value in self.train_loss.metric_state.items():
@@ -115,3 +154,26 @@ class CountedLosses(DeferredNetwork):
         if describe is None or places is None:
             return ""
         return f" with {', '.join(describe('train', place) for place in places[:3].tolist())}, ..."
+
+
+def first_problem(own: str | None, device: torch.device) -> str | None:
+    """The problem of the first process that has one: the same on all of them.
+
+    All processes must call it. It costs one exchange of a number, and nothing with one process.
+
+    Args:
+        own: What is wrong in this process; None when nothing is.
+        device: Where the number is exchanged: that of the training.
+
+    Returns:
+        None where no process has a problem.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return own
+    found = torch.tensor(float(own is not None), device=device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    if not found.item():
+        return None
+    problems: list[str | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(problems, own)
+    return next(problem for problem in problems if problem is not None)

@@ -1,26 +1,27 @@
-"""A LightningModule whose network is built when the classes are known."""
+"""What of a classifier waits until its classes are known: the network, the task, the loss."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from classifier.model import losses, tasks
-from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
-from classifier.model.freezing import (
-    FreezeReport,
-    freeze_groups,
-    hold_frozen_in_eval,
-    num_frozen_groups,
-    num_frozen_in_epoch,
-)
-from classifier.model.lora import AdapterReport, train_adapters
+from classifier.model import tasks
+from classifier.model.encoders import build_network, rebuild_network
+from classifier.model.freezing import freeze_groups, hold_frozen_in_eval, num_frozen_groups
+from classifier.model.lora import train_adapters
+from classifier.model.mixing import Mixing
+from classifier.model.network import Network
+from classifier.model.options import NetworkOptions
+from classifier.model.per_class import PerClass, resolve_thresholds, resolve_weights
 from classifier.model.prefix import FrozenPrefix
+from classifier.model.training_loss import TrainingLoss
+from classifier.model.unfreezing import num_frozen_in_epoch
 from classifier.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,18 @@ class DeferredNetwork(L.LightningModule):
     The command line calls `build`, as does Lightning's `configure_model`.
     """
 
+    # As the configuration has them.
     model_name: str
+    pretrained: bool  # switched off by who brings weights
+    options: NetworkOptions
     num_classes: int | None
     freeze_encoder: bool | float
     unfreeze_schedule: dict[int, Any] | None
-    class_weights: str | dict[str, float] | list[float] | None
+    class_weights: str | PerClass | None
+    loss_config: Mapping[str, Any] | None
+    mixing: Mixing | None
 
-    def __init__(self, task: str | None, thresholds: Any) -> None:
+    def __init__(self, task: str | None, thresholds: float | PerClass | None) -> None:
         super().__init__()
         self.task = task
         self.class_names: list[str] | None = None
@@ -50,13 +56,10 @@ class DeferredNetwork(L.LightningModule):
         self.loss_weights: Tensor | None = None
         self.thresholds: list[float] | None = None
         self._given_thresholds = thresholds
+        self.training_loss: TrainingLoss | None = None
         self.network: Network | None = None
         # The part of the network whose features are kept instead of images.
         self.prefix: FrozenPrefix | None = None
-
-    def network_options(self) -> NetworkOptions:
-        """How the network is to be built."""
-        raise NotImplementedError
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -85,10 +88,11 @@ class DeferredNetwork(L.LightningModule):
             return
         self.settle(class_names, task, class_counts)
         assert self.class_names is not None
-        self.network = build_network(self.model_name, len(self.class_names), self.network_options())
+        options = replace(self.options, pretrained=self.pretrained)
+        network = build_network(self.model_name, len(self.class_names), options)
         if resize_mode is not None:
-            self.network.resize_in(resize_mode)
-        log.info("%s: %s", self.model_name, self._freeze())
+            network.expect(network.preprocessing.in_mode(resize_mode))
+        log.info("%s: %s", self.model_name, self._take(network))
 
     def settle(
         self,
@@ -96,20 +100,23 @@ class DeferredNetwork(L.LightningModule):
         task: str | None = None,
         class_counts: Sequence[int] | None = None,
     ) -> None:
-        """Everything of `build` but the network: classes, task, thresholds, class weights."""
+        """Everything of `build` but the network: classes, task, thresholds, loss."""
         self.class_names = tasks.resolve_classes(self.num_classes, class_names)
         self._set_task(task)
         self.weigh_classes(class_counts)
 
     def weigh_classes(self, class_counts: Sequence[int] | None) -> None:
-        """Resolve class_weights for the training data.
+        """Resolve class_weights, and with them the loss, for the training data.
 
         Args:
             class_counts: Training images per class, for `auto`.
         """
-        self.loss_weights = losses.resolve_weights(
-            self.class_weights, self.class_names or [], class_counts
-        )
+        names = self.class_names or []
+        self.loss_weights = resolve_weights(self.class_weights, names, class_counts)
+        self.training_loss = TrainingLoss(
+            self.loss_config, self.task or tasks.MULTICLASS, len(names), self.loss_weights,
+            soft=self.mixing is not None,
+        )  # fmt: skip
 
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
         """Build the architecture that a checkpoint holds, without its weights, offline.
@@ -124,10 +131,9 @@ class DeferredNetwork(L.LightningModule):
         saved = checkpoint[CHECKPOINT_KEY]
         self.class_names = list(saved["class_names"])
         self._set_task(saved.get("task", tasks.MULTICLASS), saved.get("thresholds"))
-        self.network = rebuild_network(
-            saved["network"], len(self.class_names), self.network_options().channels_last
+        self._take(
+            rebuild_network(saved["network"], len(self.class_names), self.options.channels_last)
         )
-        self._freeze()
 
     def configure_model(self) -> None:
         """Lightning's hook before training: takes the classes from the data module."""
@@ -137,6 +143,7 @@ class DeferredNetwork(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the checkpoint usable on its own: classes, task and architecture."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[CHECKPOINT_KEY] = {
             "class_names": self.class_names,
             "task": self.task,
@@ -149,38 +156,40 @@ class DeferredNetwork(L.LightningModule):
         if self.network is None:
             self.rebuild(checkpoint)
 
-    def _set_task(self, found: str | None, saved: list[float] | None = None) -> None:
-        assert self.class_names is not None
-        self.task = tasks.resolve_task(self.task, found)
-        given = saved if self._given_thresholds is None else self._given_thresholds
-        self.thresholds = tasks.resolve_thresholds(given, self.task, self.class_names)
-
-    def _freeze(self) -> FreezeReport | AdapterReport:
-        network = self._built()
-        report = self._freeze_groups() if network.adapters is None else train_adapters(network)
-        for side in ("mean", "std"):
-            values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
-            self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)
-        self.train(self.training)
-        return report
-
-    def _freeze_groups(self) -> FreezeReport:
-        network = self._built()
-        groups = network.layer_groups()
-        if self.unfreeze_schedule is None:
-            number = num_frozen_groups(self.freeze_encoder, len(groups))
-        else:
-            number = num_frozen_in_epoch(self.unfreeze_schedule, 0, len(groups))
-        return freeze_groups(network, groups, number)
-
-    def _built(self) -> Network:
-        if self.network is None:
-            raise RuntimeError("the network is not built yet: call build(class_names) first")
-        return self.network
-
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules but the frozen ones, which stay in eval mode."""
         super().train(mode)
         if self.network is not None:
             hold_frozen_in_eval(self.network)
         return self
+
+    def _set_task(self, found: str | None, saved: list[float] | None = None) -> None:
+        assert self.class_names is not None
+        self.task = tasks.resolve_task(self.task, found)
+        given = saved if self._given_thresholds is None else self._given_thresholds
+        self.thresholds = resolve_thresholds(given, self.task, self.class_names)
+
+    def _take(self, network: Network) -> str:
+        """Make a network this model's own, frozen as is asked for; says what is trained."""
+        self.network = network
+        for side in ("mean", "std"):
+            values = torch.tensor(getattr(network.preprocessing, side)) * 255.0
+            self.register_buffer(f"pixel_{side}", values.view(1, 3, 1, 1), persistent=False)
+        report = self._freeze(network)
+        self.train(self.training)
+        return report
+
+    def _freeze(self, network: Network) -> str:
+        if network.adapters is not None:
+            return train_adapters(network)
+        num_groups = len(network.layer_groups())
+        if self.unfreeze_schedule is None:
+            number = num_frozen_groups(self.freeze_encoder, num_groups)
+        else:
+            number = num_frozen_in_epoch(self.unfreeze_schedule, 0, num_groups)
+        return freeze_groups(network, number)
+
+    def _built(self) -> Network:
+        if self.network is None:
+            raise RuntimeError("the network is not built yet: call build(class_names) first")
+        return self.network

@@ -1,114 +1,23 @@
-"""One network for any source: an encoder with a classification head on it."""
+"""Networks by name, of any library, and rebuilt from what a checkpoint says of them."""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from classifier.config import IMPORT_PATH
 from classifier.errors import ConfigError
-from classifier.model.freezing import LayerGroup
-from classifier.model.heads import HeadLayers, replace_last_layers
-from classifier.model.lora import Adapters, add_adapters, merge_adapters, restore_adapters
-from classifier.model.memory_format import is_convolutional
-from classifier.model.options import NetworkOptions as NetworkOptions
-from classifier.model.sizes import build_for_size
-from classifier.preprocessing import Preprocessing
+from classifier.model.heads import HeadLayers, replace_head
+from classifier.model.lora import add_adapters, restore_adapters
+from classifier.model.network import Network
+from classifier.model.options import IMAGE_SIZE, MODEL_NAME, NetworkOptions, reason_of, unavailable
 
-MODEL_NAME = "model.init_args.model_name"
-PRETRAINED = "model.init_args.pretrained"
-
-
-class Network(nn.Module, ABC):
-    """An encoder and its head, from any library.
-
-    Args:
-        model: The library's own module, already with a head for `num_classes`.
-        preprocessing: What the encoder expects of an image.
-        spec: Plain data from which `rebuild_network` makes the same architecture, without weights,
-            without a network connection and without the folder that it was first loaded from.
-    """
-
-    def __init__(self, model: Any, preprocessing: Preprocessing, spec: dict[str, Any]):
-        super().__init__()
-        self.model = model
-        self.preprocessing = preprocessing
-        self.spec = {**spec, "preprocessing": preprocessing.to_dict()}
-        self.channels_last = False
-        # Frozen by the author of the model, whatever the user freezes and frees.
-        self.held = frozenset(n for n, p in self.named_parameters() if not p.requires_grad)
-        self.adapters: Adapters | None = None
-
-    def put_on(self, head: HeadLayers, num_classes: int) -> None:
-        """Replace the last linear layer by a head of several layers.
-
-        Args:
-            head: The new head.
-            num_classes: Outputs of the layer that it replaces.
-        """
-        names = {name for group in self.layer_groups() for name in group.parameters}
-        encoder = [name.removeprefix("model.") for name in names]
-        replace_last_layers(self.model, encoder, num_classes, head)
-        self.spec["head"] = head.to_dict()
-
-    def use_channels_last(self, wanted: bool | None) -> None:
-        """Keep weights and images in the memory format that is wanted.
-
-        Args:
-            wanted: True for torch.channels_last, False for contiguous; None is channels_last for
-                convolutional networks.
-        """
-        self.channels_last = is_convolutional(self.model) if wanted is None else wanted
-        self.to(memory_format=self._memory_format)
-
-    @property
-    def _memory_format(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-    def resize_to(self, size: tuple[int, int]) -> None:
-        """Let the network see images of another size, resized and cropped as before in proportion.
-
-        Args:
-            size: Height and width in pixels.
-        """
-        self.preprocessing = self.preprocessing.at_size(size)
-        self.spec["preprocessing"] = self.preprocessing.to_dict()
-
-    def resize_in(self, resize_mode: str) -> None:
-        """Let images be resized in another way than the encoder's own: crop, squash or pad."""
-        self.preprocessing = self.preprocessing.in_mode(resize_mode)
-        self.spec["preprocessing"] = self.preprocessing.to_dict()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.logits(images)
-
-    @abstractmethod
-    def logits(self, images: Tensor) -> Tensor:
-        """What `forward` gives, of images in the memory format of the weights."""
-
-    def layer_groups(self) -> list[LayerGroup]:
-        """The encoder's parameters in groups from the input to the output, without the head."""
-        return self.own_layer_groups() if self.adapters is None else list(self.adapters.groups)
-
-    @abstractmethod
-    def own_layer_groups(self) -> list[LayerGroup]:
-        """What `layer_groups` gives of a network without adapters."""
-
-    def merge_adapters(self) -> None:
-        """Become the network without adapters that gives the same logits."""
-        merge_adapters(self)
-
-
+_Build = Callable[[NetworkOptions], Network]
+_STEP = 32  # most architectures reduce an image 32 times, or cut it into patches of 8, 14, 16 or 32
 # Source -> the module that builds and rebuilds its networks; imported when it is needed.
 # A model name begins with the source and a slash, but for those in _WITHOUT_PREFIX.
 _SOURCES = {
@@ -133,16 +42,19 @@ def build_network(model_name: str, num_classes: int, options: NetworkOptions) ->
     Raises:
         ConfigError: no such model, its weights cannot be had, or an option that it does not have.
     """
-    source, location = locate(model_name)
+    source, location = _locate(model_name)
     build: Callable[..., Network] = import_module(_SOURCES[source]).build
 
     def with_options(chosen: NetworkOptions) -> Network:
-        return build(location, num_classes, chosen)
+        network = build(location, num_classes, chosen)
+        if chosen.size is not None:
+            network.expect(network.preprocessing.at_size(chosen.size))
+        return network
 
-    network: Network = build_for_size(with_options, options, model_name)
+    network = _build_for_size(with_options, options, model_name)
     head = options.head_layers()
     if head is not None:
-        network.put_on(head, num_classes)
+        replace_head(network, head, num_classes)
     network.use_channels_last(options.channels_last)
     if options.lora is not None:
         add_adapters(network, options.lora)
@@ -162,14 +74,59 @@ def rebuild_network(
     rebuild: Callable[..., Network] = import_module(_SOURCES[spec["source"]]).rebuild
     network = rebuild(spec, num_classes)
     if spec.get("head") is not None:
-        network.put_on(HeadLayers.from_config(spec["head"]), num_classes)
+        replace_head(network, HeadLayers.from_config(spec["head"]), num_classes)
     network.use_channels_last(channels_last)
     if spec.get("lora") is not None:
         restore_adapters(network, spec["lora"])
     return network
 
 
-def locate(model_name: str) -> tuple[str, str]:
+def _build_for_size(build: _Build, options: NetworkOptions, model_name: str) -> Network:
+    """Build a network, and make sure that it takes images of the size that is asked for.
+
+    Raises:
+        ConfigError: the architecture refuses the size; names sizes that work.
+    """
+    if options.size is None:
+        return build(options)
+    try:
+        network = build(options)
+        network.try_out()
+    except Exception as error:
+        # Each architecture has a way of its own to refuse a size. Whether it was the size is found
+        # out with random weights; any other mistake goes on as it is.
+        without = replace(options, pretrained=False, image_size=None)
+        if _works(build, replace(options, pretrained=False)) or not _works(build, without):
+            raise
+        found = error.text if isinstance(error, ConfigError) else reason_of(error)
+        pixels = " x ".join(str(side) for side in options.size)
+        sizes = ", ".join(str(size) for size in _sizes_that_work(build, without, options.size))
+        raise ConfigError(
+            IMAGE_SIZE,
+            f"{model_name} takes no images of {pixels} pixels ({found[:160].rstrip('.')})",
+            got=options.image_size, remedy=f"Sizes that work are {sizes}",
+        ) from error  # fmt: skip
+    return network
+
+
+def _works(build: _Build, options: NetworkOptions) -> bool:
+    try:
+        build(options).try_out()
+    except Exception:  # whatever it is, it does not work
+        return False
+    return True
+
+
+def _sizes_that_work(build: _Build, plain: NetworkOptions, asked: tuple[int, int]) -> Iterator[int]:
+    """The encoder's own size, and multiples of 32 next to the size that was asked for."""
+    own = build(plain).preprocessing.size[0]
+    near = {_STEP * (max(asked) // _STEP + step) for step in range(3)} - {0}
+    for size in sorted(near | {own}):
+        if size == own or _works(build, replace(plain, image_size=size)):
+            yield size
+
+
+def _locate(model_name: str) -> tuple[str, str]:
     """Which library a model name belongs to, and what that library calls it.
 
     Returns:
@@ -230,12 +187,3 @@ def _hub_config(model_name: str) -> Path:
         return Path(hf_hub_download(model_name, "config.json"))
     except (OSError, ValueError) as error:
         raise unavailable(model_name, error) from error
-
-
-def unavailable(model_name: str, error: Exception) -> ConfigError:
-    """The message for a model that cannot be loaded from where its name points."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ConfigError(
-        MODEL_NAME, f"could not be loaded ({reason.rstrip('.')})", got=model_name,
-        remedy="Check the name and the network connection, or give a local folder",
-    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from classifier.errors import ConfigError
+from classifier.model.network import Network
 
 HEAD = "model.init_args.head"
 _KEYS = ("hidden", "dropout", "activation")
@@ -100,34 +101,34 @@ def outputs_of(layer: nn.Linear | nn.Conv2d) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
-def replace_last_layers(
-    model: nn.Module, encoder: Iterable[str], num_classes: int, head: HeadLayers
-) -> None:
+def replace_head(network: Network, head: HeadLayers, num_classes: int) -> None:
     """Put a head in the place of the layers that give the logits.
 
     A distilled DeiT has two such layers; each is replaced.
 
     Args:
-        model: A library's model.
-        encoder: Names of the encoder's parameters within the model.
+        network: With a head of its library's.
+        head: What takes its place.
         num_classes: Outputs of the layers to replace.
-        head: What takes their place.
 
     Raises:
-        ConfigError: the model ends in no linear layer.
+        ConfigError: the network ends in no linear layer.
     """
-    taken = {name.rpartition(".")[0] for name in encoder}
+    encoder = {
+        name.rpartition(".")[0] for group in network.layer_groups() for name in group.parameters
+    }
     found = {
         name: layer
-        for name, layer in model.named_modules()
-        if name not in taken
+        for name, layer in network.model.named_modules()
+        if f"model.{name}" not in encoder
         and isinstance(layer, nn.Linear | nn.Conv2d)
         and outputs_of(layer) == num_classes
     }
     if not found:
         raise ConfigError(
-            HEAD, f"{type(model).__name__} ends in no linear layer that could be replaced",
+            HEAD, f"{type(network.model).__name__} ends in no linear layer that could be replaced",
             got=head.to_dict(), remedy="Write null for its own head",
         )  # fmt: skip
     for name, layer in found.items():
-        model.set_submodule(name, head.in_place_of(layer))
+        network.model.set_submodule(name, head.in_place_of(layer))
+    network.spec["head"] = head.to_dict()

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from classifier.errors import ConfigError
-from classifier.model.freezing import LayerGroup, counted
-from classifier.model.lora_config import CHOICE, LORA, peft_config
-from classifier.model.lora_layers import chosen_layers
-
-if TYPE_CHECKING:
-    from classifier.model.encoders import Network
+from classifier.model.freezing import shown_trainable
+from classifier.model.layer_groups import LayerGroup
+from classifier.model.lora_config import CHOICE, chosen_layers, peft_config, refused
+from classifier.model.network import Network
 
 _STARTS_AT_ZERO = (True, "gaussian")  # the adapters change nothing before the first step
 
@@ -37,29 +34,6 @@ class Adapters:
     layers: tuple[str, ...]
     groups: tuple[LayerGroup, ...]
     trained: frozenset[str]
-
-
-@dataclass(frozen=True)
-class AdapterReport:
-    """What is trained, for the log.
-
-    Args:
-        r: Rank.
-        num_layers: Layers with an adapter.
-        num_trainable: Parameters that will be trained, the head's included.
-        num_parameters: All parameters.
-    """
-
-    r: int
-    num_layers: int
-    num_trainable: int
-    num_parameters: int
-
-    def __str__(self) -> str:
-        return (
-            f"LoRA r {self.r} on {self.num_layers} layers; "
-            f"trainable {counted(self.num_trainable)} of {counted(self.num_parameters)}"
-        )
 
 
 def add_adapters(network: Network, config: Mapping[str, Any]) -> None:
@@ -91,20 +65,18 @@ def restore_adapters(network: Network, config: Mapping[str, Any]) -> None:
     _inject(network, config, start=False)
 
 
-def train_adapters(network: Network) -> AdapterReport:
-    """Let adapters and head be trained, and nothing else. Calling it again gives the same state."""
+def train_adapters(network: Network) -> str:
+    """Let adapters and head be trained, and nothing else. Calling it again gives the same state.
+
+    Returns:
+        What is trained, for the log.
+    """
     adapters = network.adapters
     assert adapters is not None
     encoder = {name for group in adapters.groups for name in group.parameters}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in adapters.trained or name not in encoder)
-    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
-    return AdapterReport(
-        r=adapters.r,
-        num_layers=len(adapters.layers),
-        num_trainable=sum(size for size, trained in sizes if trained),
-        num_parameters=sum(size for size, _ in sizes),
-    )
+    return f"LoRA r {adapters.r} on {len(adapters.layers)} layers; {shown_trainable(network)}"
 
 
 def merge_adapters(network: Network) -> None:
@@ -158,8 +130,7 @@ def _inject(network: Network, config: Mapping[str, Any], start: bool = True) -> 
     try:
         inject_adapter_in_model(chosen, network.model)
     except (ValueError, TypeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(LORA, f"peft refuses it ({reason})", got=dict(config)) from error
+        raise refused(error, config) from error
     layers = tuple(config["target_modules"])
     # Within an adapted layer all belongs to the group of its weight.
     layer_of = {

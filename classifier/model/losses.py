@@ -1,20 +1,12 @@
-"""The loss of each task, and the weights of the classes in it."""
+"""The losses by name, on logits and class indices or shares of each class."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from classifier.errors import ConfigError
-from classifier.model.tasks import MULTILABEL, PerClass, by_key, per_class
-
-AUTO = "auto"
-_KEY = "model.init_args.class_weights"
-_MOST_SHOWN = 12
+from classifier.model.tasks import MULTICLASS, MULTILABEL
 
 
 def classification_loss(
@@ -41,80 +33,108 @@ def classification_loss(
     return total / weights[targets].sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def check_weights(given: str | PerClass | None) -> None:
-    """Refuse weights that cannot be, before the classes are known.
+# Those that train on shares. Targets are (N, C) floats, one-hot or mixed.
+
+
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    task: str,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy, divided by the weights of the batch's images.
+
+    On one-hot targets torch.nn.CrossEntropyLoss on class indices. That class divides by the number
+    of images where targets are mixed, so that class weights would change the learning rate.
 
     Args:
-        given: As the user wrote them.
+        logits: (N, C).
+        targets: (N, C).
+        weights: (C,) or None.
+        task: Always multiclass.
+        label_smoothing: In [0, 1): this share of each target is spread over all classes.
     """
-    if given is None or given == AUTO:
-        return
-    if isinstance(given, str):
-        raise ConfigError(
-            _KEY, "must be auto, weights by class name, or a list of weights", got=given,
-            remedy="Write auto or null", name=given, options=[AUTO],
-        )  # fmt: skip
-    for key, value in by_key(given, _KEY).items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(
-                key, "must be a number from 0 on", got=value, remedy="Write for example 1.0"
-            )  # fmt: skip
+    total = F.cross_entropy(
+        logits, targets, weight=weights, reduction="sum", label_smoothing=label_smoothing
+    )
+    return total / _mass(targets, weights)
 
 
-def resolve_weights(
-    given: str | PerClass | None, class_names: Sequence[str], class_counts: Sequence[int] | None
-) -> Tensor | None:
-    """The weight of every class in the training loss, (C,) float32; None without weights.
+def bce(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    task: str,
+    label_smoothing: float = 0.0,
+    target_threshold: float | None = None,
+    sum_classes: bool = False,
+) -> Tensor:
+    """Binary cross-entropy of every class against the others: the mean over images and classes.
 
     Args:
-        given: As the user wrote them; classes that are not named weigh 1.0.
-        class_names: In the order of the logits.
-        class_counts: Training images per class, which `auto` needs.
+        logits: (N, C).
+        targets: (N, C).
+        weights: (C,) or None; a factor of each class's terms.
+        task: multiclass or multilabel.
+        label_smoothing: In [0, 1): multiclass spreads this share of each target over all classes,
+            multilabel moves each target this far towards 0.5.
+        target_threshold: In (0, 1): shares above it count as 1, others as 0; None keeps them.
+        sum_classes: Add up the classes instead of taking their mean.
 
-    Raises:
-        ConfigError: names, numbers or counts that do not fit.
+    Source: timm.loss.BinaryCrossEntropy; Wightman et al., "ResNet strikes back", 2021, section 3.
     """
-    check_weights(given)
-    if given is None:
-        return None
-    if not isinstance(given, str):
-        weights = torch.tensor(per_class(given, class_names, _KEY, 1.0), dtype=torch.float32)
-        if not weights.any():
-            raise ConfigError(
-                _KEY, "leaves no class to learn: every weight is 0", got=given,
-                remedy="Write null to weigh all classes alike",
-            )  # fmt: skip
-        return weights
-    if class_counts is None:
-        raise ConfigError(
-            _KEY, "the data does not say how many images its classes have", got=given,
-            remedy="Write the weights by class name",
-        )  # fmt: skip
-    return balanced_weights(class_counts)
+    off = label_smoothing / (logits.shape[1] if task == MULTICLASS else 2)
+    targets = targets * (1.0 - label_smoothing) + off
+    if target_threshold is not None:
+        targets = (targets > target_threshold).float()
+    terms = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
+    return terms.sum(dim=1).mean() if sum_classes else terms.mean()
 
 
-def balanced_weights(class_counts: Sequence[int]) -> Tensor:
-    """Weights inverse to the frequency, (C,) float32, with mean 1.0.
+def focal(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    task: str,
+    gamma: float = 2.0,
+    alpha: float | None = None,
+) -> Tensor:
+    """Focal loss: the terms of the cross-entropy, smaller the surer the right answer is.
+
+    Multiclass uses the softmax and divides by the weights of the batch's images, so that gamma 0 is
+    `cross_entropy`; multilabel uses the sigmoid of every class and takes the mean of all terms.
 
     Args:
-        class_counts: Training images per class; a class without any weighs 1.0.
+        logits: (N, C).
+        targets: (N, C).
+        weights: (C,) or None; the alpha of each class.
+        task: multiclass or multilabel.
+        gamma: From 0 on; 0 is the cross-entropy.
+        alpha: Multilabel only: in [0, 1], the weight of a present class, 1 - alpha that of an
+            absent one; None weighs both 1.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equations 4 and 5.
     """
-    counts = torch.tensor(class_counts, dtype=torch.float64)
-    weights = torch.ones_like(counts)
-    found = counts > 0
-    if found.any():
-        inverse = counts[found].reciprocal()
-        weights[found] = inverse / inverse.mean()
-    return weights.float()
+    if task == MULTICLASS:
+        log_chances = F.log_softmax(logits, dim=1)
+        terms = -targets * log_chances * _unsure(log_chances.exp(), gamma)
+        terms = terms if weights is None else terms * weights
+        return terms.sum() / _mass(targets, weights)
+    chances = logits.sigmoid()
+    right = chances * targets + (1.0 - chances) * (1.0 - targets)
+    terms = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
+    terms = terms * _unsure(right, gamma)
+    if alpha is not None:
+        terms = terms * (alpha * targets + (1.0 - alpha) * (1.0 - targets))
+    return terms.mean()
 
 
-def shown_weights(weights: Tensor, class_names: Sequence[str]) -> str:
-    """Class names with their weights, in one line.
+def _unsure(chances: Tensor, gamma: float) -> Tensor:
+    """(1 - p) ** gamma; the bound keeps the slope finite where p is 1 and gamma below 1."""
+    return (1.0 - chances).clamp(min=torch.finfo(chances.dtype).eps).pow(gamma)
 
-    Args:
-        weights: (C,).
-        class_names: In the order of the logits.
-    """
-    pairs = zip(class_names, weights.tolist(), strict=True)
-    parts = [f"{name} {weight:.3g}" for name, weight in pairs]
-    return ", ".join(parts if len(parts) <= _MOST_SHOWN else [*parts[:10], f"... {parts[-1]}"])
+
+def _mass(targets: Tensor, weights: Tensor | None) -> Tensor:
+    total = targets.sum() if weights is None else (targets @ weights).sum()
+    return total.clamp(min=torch.finfo(targets.dtype).tiny)

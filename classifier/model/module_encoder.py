@@ -7,14 +7,19 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from classifier.config import TRUSTED_PACKAGES
 from classifier.errors import ConfigError
 from classifier.importing import import_path, parameters_of
-from classifier.model.encoders import MODEL_NAME, Network, NetworkOptions
-from classifier.model.freezing import LayerGroup, group_by_block
-from classifier.model.options import MODEL_ARGS, refused_arguments, unknown_argument
+from classifier.model.layer_groups import group_by_block
+from classifier.model.network import Network
+from classifier.model.options import (
+    MODEL_ARGS,
+    MODEL_NAME,
+    NetworkOptions,
+    refused_arguments,
+)
 from classifier.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -25,52 +30,20 @@ _RATES = {
 }
 
 
-class ModuleNetwork(Network):
-    """A module that takes images and gives logits.
-
-    Args:
-        model: `forward` takes normalised images (N, 3, H, W) and gives logits (N, num_classes). Its
-            head is the attribute `head`, or its last linear layer.
-        preprocessing: What it expects of an image.
-        spec: What `rebuild` reads.
-
-    Raises:
-        ConfigError: it has no head.
-    """
-
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing, spec: dict[str, Any]):
-        super().__init__(model, preprocessing, spec)
-        linear = [n for n, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-        if not isinstance(getattr(model, "head", None), nn.Module) and not linear:
-            raise ConfigError(
-                MODEL_NAME, "the module has neither an attribute head nor a linear layer",
-                got=spec["class_path"], remedy="Call its last layer head",
-            )  # fmt: skip
-        own = isinstance(getattr(model, "head", None), nn.Module)
-        self.head_name = "head" if own else linear[-1]
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
-        logits: Tensor = self.model(images)
-        return logits
-
-    def own_layer_groups(self) -> list[LayerGroup]:
-        """Blocks in the order of the module's parameters, all but its head."""
-        return group_by_block(self.model, self.head_name, "model.")
-
-
-def build(class_path: str, num_classes: int, options: NetworkOptions) -> ModuleNetwork:
+def build(class_path: str, num_classes: int, options: NetworkOptions) -> Network:
     """Build a network from a class.
 
     Args:
-        class_path: A torch.nn.Module whose __init__ takes num_classes. A class attribute or
-            attribute `preprocessing` (a Preprocessing or a mapping of its fields) or `image_size`
-            says what it expects of an image.
+        class_path: A torch.nn.Module whose __init__ takes num_classes and whose forward takes
+            normalised images (N, 3, H, W) and gives logits (N, num_classes). Its head is the
+            attribute `head`, or its last linear layer. A class attribute or attribute
+            `preprocessing` (a Preprocessing or a mapping of its fields) or `image_size` says what
+            it expects of an image.
         num_classes: Outputs of the head.
         options: `pretrained`, `image_size` and the rates are passed on where __init__ takes them.
 
     Raises:
-        ConfigError: no such class, no module, or an argument that it does not take.
+        ConfigError: no such class, no module, no head, or an argument that it does not take.
     """
     cls = _class(class_path)
     known = parameters_of(cls)
@@ -81,14 +54,12 @@ def build(class_path: str, num_classes: int, options: NetworkOptions) -> ModuleN
     elif options.pretrained:
         log.info("%s: its weights are those that its __init__ gives it", class_path)
     model = _create(cls, class_path, num_classes, passed)
-    preprocessing = _preprocessing(model)
-    if options.size is not None:
-        preprocessing = preprocessing.at_size(options.size)
     spec = {"source": "module", "class_path": class_path, "model_args": arguments}
-    return ModuleNetwork(model, preprocessing, spec)
+    groups = group_by_block(model, _head_name(model, class_path))
+    return Network(model, _preprocessing(model), spec, groups)
 
 
-def rebuild(spec: Mapping[str, Any], num_classes: int) -> ModuleNetwork:
+def rebuild(spec: Mapping[str, Any], num_classes: int) -> Network:
     """Build the architecture of a saved network, with random weights.
 
     The spec of a checkpoint is data. Of what it names, only modules of trusted packages are
@@ -111,7 +82,9 @@ def rebuild(spec: Mapping[str, Any], num_classes: int) -> ModuleNetwork:
     if "pretrained" in (parameters_of(cls) or ()):
         arguments["pretrained"] = False
     model = _create(cls, class_path, num_classes, arguments)
-    return ModuleNetwork(model, Preprocessing.from_dict(spec["preprocessing"]), dict(spec))
+    preprocessing = Preprocessing.from_dict(spec["preprocessing"])
+    groups = group_by_block(model, _head_name(model, class_path))
+    return Network(model, preprocessing, dict(spec), groups)
 
 
 def _class(class_path: str) -> type[nn.Module]:
@@ -128,17 +101,9 @@ def _arguments(
     class_path: str, known: Mapping[str, bool] | None, options: NetworkOptions
 ) -> dict[str, Any]:
     """What the module is made with, besides num_classes; plain data."""
-    given = dict(options.model_args or {})
     if known is None:  # **kwargs takes anything
-        return {**given, **options.rates()}
-    for name in given:
-        if name not in known:
-            raise unknown_argument(name, class_path, [n for n in known if n != "num_classes"])
-    for rate, value in options.rates().items():
-        found = [name for name in _RATES[rate] if name in known]
-        if not found:
-            raise unknown_argument(rate, class_path)
-        given[found[0]] = value
+        return {**(options.model_args or {}), **options.rates()}
+    given = options.arguments(class_path, known, _RATES)
     if options.size is not None and "image_size" in known:
         height, width = options.size
         given["image_size"] = height if height == width else [height, width]
@@ -163,6 +128,20 @@ def _create(
                 remedy="Let it take num_classes, the number of logits",
             ) from error  # fmt: skip
         raise refused_arguments(error, class_path, arguments) from error
+
+
+def _head_name(model: nn.Module, class_path: str) -> str:
+    if isinstance(getattr(model, "head", None), nn.Module):
+        return "head"
+    linear: list[str] = [
+        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)
+    ]
+    if not linear:
+        raise ConfigError(
+            MODEL_NAME, "the module has neither an attribute head nor a linear layer",
+            got=class_path, remedy="Call its last layer head",
+        )  # fmt: skip
+    return linear[-1]
 
 
 def _preprocessing(model: nn.Module) -> Preprocessing:

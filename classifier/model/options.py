@@ -11,6 +11,8 @@ from classifier.errors import ConfigError
 from classifier.model.heads import HeadLayers
 
 MODEL = "model.init_args"
+MODEL_NAME = f"{MODEL}.model_name"
+PRETRAINED = f"{MODEL}.pretrained"
 MODEL_ARGS = f"{MODEL}.model_args"
 IMAGE_SIZE = f"{MODEL}.image_size"
 RATES = ("drop_rate", "drop_path_rate")
@@ -27,17 +29,7 @@ _UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 class NetworkOptions:
     """How a network is built, besides its name and the number of classes.
 
-    Args:
-        pretrained: Load the pretrained weights; False initialises at random.
-        model_args: Further arguments of the architecture, in its library's own names.
-        drop_rate: Dropout in [0, 1), before the head or where the library has it; None is the
-            library's default.
-        drop_path_rate: Stochastic depth in [0, 1); None is the library's default.
-        head: `hidden`, `dropout` and `activation` of a head of several layers; None is the
-            library's own.
-        image_size: Side or height and width in pixels of what the network sees; None is its own.
-        channels_last: Keep images and weights in torch.channels_last; None decides by the layers.
-        lora: Arguments of peft.LoraConfig; None adds no adapters.
+    Its fields are arguments of `ImageClassifier`, which says what they mean.
 
     Raises:
         ConfigError: a number out of range, or an argument that has a key of its own.
@@ -73,6 +65,37 @@ class NetworkOptions:
         given = {name: getattr(self, name) for name in RATES}
         return {name: rate for name, rate in given.items() if rate is not None}
 
+    def arguments(
+        self,
+        model: str,
+        known: Collection[str],
+        rate_names: Mapping[str, Sequence[str]],
+        not_to_give: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """model_args, and the rates under the names that an architecture has for them.
+
+        Args:
+            model: The architecture's name.
+            known: What it takes.
+            rate_names: drop_rate, drop_path_rate -> their names; the first one that is known.
+            not_to_give: As `check_reserved` takes it.
+
+        Raises:
+            ConfigError: an argument or rate that it does not take.
+        """
+        given, reserved = dict(self.model_args or {}), not_to_give or {}
+        check_reserved(given, reserved)
+        for name in given:
+            if name not in known:
+                free = [item for item in known if item not in ("num_classes", *reserved)]
+                raise unknown_argument(name, model, free)
+        for rate, value in self.rates().items():
+            own = next((name for name in rate_names[rate] if name in known), None)
+            if own is None:
+                raise unknown_argument(rate, model)
+            given[own] = value
+        return given
+
     def head_layers(self) -> HeadLayers | None:
         """The head that was asked for; None for the library's own."""
         return None if self.head is None else HeadLayers.from_config(self.head)
@@ -80,9 +103,8 @@ class NetworkOptions:
     @property
     def size(self) -> tuple[int, int] | None:
         """image_size as height and width."""
-        if self.image_size is None or isinstance(self.image_size, int):
-            return None if self.image_size is None else (self.image_size, self.image_size)
-        return self.image_size[0], self.image_size[-1]
+        sides = [self.image_size] if isinstance(self.image_size, int) else self.image_size
+        return None if sides is None else (sides[0], sides[-1])
 
 
 def check_reserved(arguments: Mapping[str, Any], other_keys: Mapping[str, str]) -> None:
@@ -133,8 +155,32 @@ def refused_arguments(error: Exception, model: str, arguments: Mapping[str, Any]
     found = _UNKNOWN_ARGUMENT.search(str(error))
     if found and found[1] in arguments:
         return unknown_argument(found[1], model)
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return ConfigError(
-        MODEL_ARGS, f"{model} refuses its arguments ({reason})", got=dict(arguments),
+        MODEL_ARGS, f"{model} refuses its arguments ({reason_of(error)})", got=dict(arguments),
         remedy="Correct or remove them",
     )  # fmt: skip
+
+
+def unavailable(model_name: str, error: Exception) -> ConfigError:
+    """The message for a model that cannot be loaded from where its name points."""
+    return ConfigError(
+        MODEL_NAME, f"could not be loaded ({_first_line(error)})", got=model_name,
+        remedy="Check the name and the network connection, or give a local folder",
+    )  # fmt: skip
+
+
+def no_weights(model_name: str, error: Exception) -> ConfigError:
+    """The message for weights that cannot be loaded, of a model that there is."""
+    return ConfigError(
+        PRETRAINED, f"the weights of {model_name} could not be loaded ({_first_line(error)})",
+        got=True, remedy="Check the network connection, or write pretrained: false",
+    )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of a library says, in one line for a message."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -53,16 +53,6 @@ def mapped(output: Any, change: Callable[[Any], Any]) -> Any:
     return output
 
 
-def detached(output: Any) -> Any:
-    """The form of an output, without its values and without what they were made from."""
-    return mapped(output, lambda tensor: tensor.detach()[:0])
-
-
-def in_place_of_tensor(output: Any, features: Tensor) -> Any:
-    """The same form of output with other values."""
-    return mapped(output, lambda _: features)
-
-
 def like(output: Any, num_images: int) -> Any:
     """What an output for so many images looks like, for any number of them."""
 

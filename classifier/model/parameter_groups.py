@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from classifier.errors import ConfigError
-from classifier.model.freezing import LayerGroup
+from classifier.model.layer_groups import LayerGroup
 
 OPTIMIZER = "model.init_args.optimizer_config"
 # Keys of optimizer_config that are ours and not the optimizer's.

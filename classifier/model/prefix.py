@@ -8,24 +8,17 @@ and uses no cut that further runs do not confirm.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from classifier.model.outputs import detached, in_place_of_tensor, like, tensor_of, zeros
+from classifier.model.freezing import modes_kept
+from classifier.model.outputs import like, mapped, tensor_of, zeros
+from classifier.model.prefix_digest import digest_of
 
-# Libraries whose code is told by their version; other code is told by its file.
-_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "peft")
 _TOLERANCE = 1e-5
 _MOST_TRIED = 6  # places to cut at, from the last one on
 
@@ -69,7 +62,8 @@ class FrozenPrefix:
         self._outer = [(call.name, call.module) for call in outer]
         self._around = [network, *(call.module for call in _around(last, calls))]
         self._zeros = {c.module: like(c.output, len(images)) for c in outer if c is not last}
-        self._output = detached(last.output)
+        # The form of the output, without its values and what they were made from.
+        self._output = mapped(last.output, lambda tensor: tensor.detach()[:0])
         self._tail: nn.Module | None = None
 
     @classmethod
@@ -87,7 +81,7 @@ class FrozenPrefix:
 
     @classmethod
     def _found(cls, network: nn.Module, images: Tensor) -> FrozenPrefix | None:
-        with _modes_kept(network), torch.inference_mode(False), torch.enable_grad():
+        with modes_kept(network), torch.inference_mode(False), torch.enable_grad():
             network.eval()
             calls = _trace(network, images)
         trained = {m for m in network.modules() if any(p.requires_grad for p in m.parameters())}
@@ -113,11 +107,7 @@ class FrozenPrefix:
 
     def encode(self, images: Tensor) -> Tensor:
         """What the prefix makes of normalised images (N, 3, H, W): (N, ...), without gradients."""
-        handle = self._last.register_forward_hook(_leave_with_output)
-        try:
-            return self._run_until(handle, images)
-        finally:
-            handle.remove()
+        return self._run_until(self._last.register_forward_hook(_leave_with_output), images)
 
     def finish(self, features: Tensor) -> Tensor:
         """Logits (N, num_classes) of what `encode` gave for N images."""
@@ -133,28 +123,14 @@ class FrozenPrefix:
 
     def digest(self) -> str:
         """Equal for prefixes that make the same of an image: weights, architecture and code."""
-        told = hashlib.blake2b(digest_size=16)
-        used = {type(module).__module__.partition(".")[0] for module in self._network.modules()}
-        versions = {name: _version(name) for name in _LIBRARIES if name in {"torch", *used}}
-        spec = getattr(self._network, "spec", {})
-        facts = [self.cut, versions, spec, torch.get_float32_matmul_precision()]
-        told.update(json.dumps(facts, sort_keys=True, default=repr).encode())
-        for file in _own_files(self._network):
-            told.update(file.read_bytes())
         parts = [(name, module, True) for name, module in self._outer]
         parts += [(f"around {n}", module, False) for n, module in enumerate(self._around)]
-        for name, module, whole in parts:
-            told.update(f"{name}: {type(module).__qualname__}".encode())
-            for key, value in _frozen_values(module, recurse=whole):
-                told.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-                flat = value.detach().cpu().contiguous().view(-1)
-                told.update(flat.view(torch.uint8).numpy().data)
-        return told.hexdigest()
+        return digest_of(self._network, self.cut, parts)
 
     @contextmanager
     def _left_out(self, features: Tensor) -> Iterator[None]:
         given = {m: zeros(shape, features) for m, shape in self._zeros.items()}
-        given[self._last] = in_place_of_tensor(self._output, features)
+        given[self._last] = mapped(self._output, lambda _: features)
         try:
             for module, output in given.items():
                 module.forward = _giving(output)
@@ -163,7 +139,8 @@ class FrozenPrefix:
             for module in given:
                 module.__dict__.pop("forward", None)
 
-    def _run_until(self, handle: Any, images: Tensor) -> Tensor:
+    def _run_until(self, hook: Any, images: Tensor) -> Tensor:
+        """Run the network up to a hook that leaves it; what the hook was given."""
         try:
             with torch.no_grad():
                 self._network(images)
@@ -171,11 +148,13 @@ class FrozenPrefix:
             found = tensor_of(reached.value)
             assert found is not None
             return found
+        finally:
+            hook.remove()
         raise RuntimeError(f"{self.cut} did not run")
 
     def _is_steady(self, images: Tensor) -> bool:
         """Whether nothing in it is random in training, as dropout is."""
-        with _modes_kept(self._network), torch.inference_mode(False):
+        with modes_kept(self._network), torch.inference_mode(False):
             trained = [self._reaching(images) for _ in range(2)]
             self._network.eval()
             evaluated = self.encode(images)
@@ -184,7 +163,7 @@ class FrozenPrefix:
     def _is_whole(self, images: Tensor) -> bool:
         """Whether the halves do what the network does, for other images than those of the trace."""
         images = torch.cat([images.flip(-1), images[:1]])
-        with _modes_kept(self._network), torch.inference_mode(False), torch.no_grad():
+        with modes_kept(self._network), torch.inference_mode(False), torch.no_grad():
             self._network.eval()
             expected = self._network(images)
             features = self.encode(images)
@@ -199,11 +178,7 @@ class FrozenPrefix:
         """What arrives where `finish` begins."""
         if self._tail is None:
             return self.encode(images)
-        handle = self._tail.register_forward_pre_hook(_leave_with_input)
-        try:
-            return self._run_until(handle, images)
-        finally:
-            handle.remove()
+        return self._run_until(self._tail.register_forward_pre_hook(_leave_with_input), images)
 
 
 # Watching
@@ -278,48 +253,3 @@ def _leave_with_output(module: nn.Module, inputs: Any, output: Any) -> None:
 
 def _leave_with_input(module: nn.Module, inputs: Any) -> None:
     raise _Reached(inputs[0])
-
-
-@contextmanager
-def _modes_kept(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-# What a prefix is made of
-
-
-def _frozen_values(module: nn.Module, *, recurse: bool) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in module.named_parameters(recurse=recurse):
-        if not parameter.requires_grad:
-            yield name, parameter
-    yield from module.named_buffers(recurse=recurse)
-
-
-def _own_files(network: nn.Module) -> list[Path]:
-    """The source files that may decide what modules of no library do.
-
-    Of this program those of the modules' classes. A user's own module may use whatever the user
-    wrote: all files that were imported and belong to no installed package.
-    """
-    classes = {base for module in network.modules() for base in type(module).__mro__}
-    tops = {cls: cls.__module__.partition(".")[0] for cls in classes}
-    known = {*_LIBRARIES, *sys.stdlib_module_names}
-    own = [cls for cls, top in tops.items() if top not in known]
-    files = {Path(inspect.getfile(cls)) for cls in own}
-    if any(tops[cls] != "classifier" for cls in own):
-        installed = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
-        names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-        files |= {Path(name) for name in names if name and not name.startswith(installed)}
-    return sorted(file for file in files if file.suffix == ".py" and file.is_file())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,16 +1,13 @@
-"""What a model does in Lightning's learning-rate range test, and after it."""
+"""What a model does in Lightning's learning-rate range test."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.tuner.lr_finder import _LRCallback
 from torch.optim import Optimizer
-
-log = logging.getLogger(__name__)
 
 
 def ends_range_test(trainer: Any) -> bool:
@@ -25,20 +22,6 @@ def ends_range_test(trainer: Any) -> bool:
         return False
     trainer.should_stop = True
     return True
-
-
-def follow_new_rate(model: Any, configured: float | None) -> None:
-    """Make optimizer and schedule anew where a LearningRateFinder has changed the rate.
-
-    Lightning writes one rate into all parameter groups, and leaves the schedule at the old one,
-    which returns to it with the first step.
-
-    Args:
-        model: Within `on_fit_start`, which Lightning calls after the callbacks'.
-        configured: `model.lr` as it was when the optimizer was made.
-    """
-    if model.lr != configured:
-        model.trainer.strategy.setup_optimizers(model.trainer)
 
 
 @contextmanager

@@ -84,8 +84,12 @@ def _check_scheduler_keys(config: Mapping[str, Any]) -> None:
                     remedy=f"It takes {', '.join(known[1:])}", name=key, options=known,
                 )  # fmt: skip
         return
-    arguments = {k: v for k, v in config.items() if k not in ("name", "interval", *_WARMUP_KEYS)}
-    check_arguments(_scheduler_class(name), arguments, SCHEDULER, hidden=("optimizer",))
+    check_arguments(_scheduler_class(name), _own(config), SCHEDULER, hidden=("optimizer",))
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a class of torch, without those that are ours."""
+    return {k: v for k, v in config.items() if k not in ("name", "interval", *_WARMUP_KEYS)}
 
 
 def _scheduler_class(name: Any) -> Callable[..., Any]:
@@ -236,12 +240,11 @@ def _from_class(optimizer: Optimizer, config: Mapping[str, Any], warmup: int) ->
             f"{SCHEDULER}.interval", f"a warm-up before {config['name']} needs steps", got=interval,
             remedy="Write interval: step, and count its arguments in steps",
         )  # fmt: skip
-    own = {k: v for k, v in config.items() if k not in ("name", "interval", *_WARMUP_KEYS)}
     try:
-        main = _scheduler_class(config["name"])(optimizer, **own)
+        main = _scheduler_class(config["name"])(optimizer, **_own(config))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            SCHEDULER, f"{config['name']} refuses its arguments: {error}", got=own,
+            SCHEDULER, f"{config['name']} refuses its arguments: {error}", got=_own(config),
             remedy="Correct the value",
         ) from error  # fmt: skip
     return {"scheduler": _after_warmup(optimizer, main, warmup), "interval": interval}

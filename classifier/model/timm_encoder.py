@@ -9,12 +9,19 @@ from typing import Any
 import timm
 from timm.data import resolve_model_data_config
 from timm.models import group_parameters
-from torch import Tensor
 
 from classifier.errors import ConfigError
-from classifier.model.encoders import MODEL_NAME, PRETRAINED, Network, NetworkOptions, unavailable
-from classifier.model.freezing import LayerGroup, group_by_prefix
-from classifier.model.options import check_reserved, refused_arguments
+from classifier.model.layer_groups import LayerGroup
+from classifier.model.network import Network
+from classifier.model.options import (
+    MODEL_NAME,
+    PRETRAINED,
+    NetworkOptions,
+    check_reserved,
+    no_weights,
+    refused_arguments,
+    unavailable,
+)
 from classifier.preprocessing import INTERPOLATIONS, Preprocessing
 
 # Keys of a pretrained_cfg that say where the weights were, which a rebuilt network must not need.
@@ -28,40 +35,7 @@ _NOT_TO_GIVE = {
 _RESIZE_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 
 
-class TimmNetwork(Network):
-    """A timm model."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
-        logits: Tensor = self.model(images)
-        return logits
-
-    def own_layer_groups(self) -> list[LayerGroup]:
-        """By timm's own group matcher; what it cannot place comes last."""
-        classifier = self.model.get_classifier()
-        heads = classifier if isinstance(classifier, tuple | list) else [classifier]
-        in_head = {id(p) for head in heads for p in head.parameters()}
-        names = [f"model.{n}" for n, p in self.model.named_parameters() if id(p) not in in_head]
-        group_of = {
-            f"model.{name}": number
-            for number, members in group_parameters(
-                self.model, self.model.group_matcher(coarse=False)
-            ).items()
-            for name in members
-        }
-        ordered = sorted(names, key=lambda name: group_of[name])
-        label: dict[int, str] = {}
-        for name in ordered:
-            label.setdefault(group_of[name], _label(name))
-        # Two groups may begin alike; their number keeps them apart.
-        labels = {name: f"{group_of[name]}:{label[group_of[name]]}" for name in ordered}
-        return [
-            LayerGroup(group.name.partition(":")[2], group.parameters)
-            for group in group_by_prefix(ordered, labels)
-        ]
-
-
-def build(location: str, num_classes: int, options: NetworkOptions) -> TimmNetwork:
+def build(location: str, num_classes: int, options: NetworkOptions) -> Network:
     """Build a timm network.
 
     Args:
@@ -84,18 +58,20 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> TimmNetwo
             raise refused_arguments(error, location, arguments) from error
         if not options.pretrained:
             raise unavailable(location, error) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ConfigError(
-            PRETRAINED, f"the weights of {location} could not be loaded ({reason.rstrip('.')})",
-            got=True, remedy="Check the network connection, or write pretrained: false",
-        ) from error  # fmt: skip
-    network = _wrap(model, arguments)
-    if options.size is not None:
-        network.resize_to(options.size)
-    return network
+        raise no_weights(location, error) from error
+    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in _LOCATION_KEYS}
+    arguments = {**(getattr(model, "pretrained_model_args", None) or {}), **arguments}
+    arguments.pop("num_classes", None)  # a saved model's own; ours is the data's
+    spec = {
+        "source": "timm",
+        "architecture": cfg["architecture"],
+        "model_args": arguments,
+        "pretrained_cfg": cfg,
+    }
+    return Network(model, _preprocessing(model), spec, _layer_groups(model))
 
 
-def rebuild(spec: Mapping[str, Any], num_classes: int) -> TimmNetwork:
+def rebuild(spec: Mapping[str, Any], num_classes: int) -> Network:
     """Build the architecture of a saved network, with random weights.
 
     Raises:
@@ -112,7 +88,8 @@ def rebuild(spec: Mapping[str, Any], num_classes: int) -> TimmNetwork:
         pretrained_cfg=dict(spec["pretrained_cfg"]),
         **spec["model_args"],
     )
-    return TimmNetwork(model, Preprocessing.from_dict(spec["preprocessing"]), dict(spec))
+    preprocessing = Preprocessing.from_dict(spec["preprocessing"])
+    return Network(model, preprocessing, dict(spec), _layer_groups(model))
 
 
 def _create(
@@ -159,19 +136,6 @@ def _check_name(location: str, pretrained: bool) -> None:
         )  # fmt: skip
 
 
-def _wrap(model: Any, given: Mapping[str, Any]) -> TimmNetwork:
-    cfg = {k: v for k, v in model.pretrained_cfg.items() if k not in _LOCATION_KEYS}
-    arguments = {**(getattr(model, "pretrained_model_args", None) or {}), **given}
-    arguments.pop("num_classes", None)  # a saved model's own; ours is the data's
-    spec = {
-        "source": "timm",
-        "architecture": cfg["architecture"],
-        "model_args": arguments,
-        "pretrained_cfg": cfg,
-    }
-    return TimmNetwork(model, _preprocessing(model), spec)
-
-
 def _preprocessing(model: Any) -> Preprocessing:
     data = resolve_model_data_config(model)
     _, height, width = data["input_size"]
@@ -187,8 +151,22 @@ def _preprocessing(model: Any) -> Preprocessing:
     )
 
 
+def _layer_groups(model: Any) -> list[LayerGroup]:
+    """By timm's own group matcher; what it cannot place comes last."""
+    classifier = model.get_classifier()
+    heads = classifier if isinstance(classifier, tuple | list) else [classifier]
+    in_head = {id(p) for head in heads for p in head.parameters()}
+    placed = group_parameters(model, model.group_matcher(coarse=False))
+    group_of = {name: number for number, names in placed.items() for name in names}
+    members: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in in_head:
+            members.setdefault(group_of[name], []).append(name)
+    return [LayerGroup(_label(names[0]), tuple(names)) for _, names in sorted(members.items())]
+
+
 def _label(name: str) -> str:
-    parts = name.removeprefix("model.").split(".")[:-1]
+    parts = name.split(".")[:-1]
     digits = [i for i, part in enumerate(parts) if part.isdigit()]
     if not parts:
         return "stem"

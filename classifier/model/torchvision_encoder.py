@@ -6,20 +6,22 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from classifier.errors import ConfigError
 from classifier.importing import parameters_of
-from classifier.model.encoders import MODEL_NAME, PRETRAINED, Network, NetworkOptions
-from classifier.model.freezing import LayerGroup, group_by_block
 from classifier.model.heads import inputs_of, outputs_of
+from classifier.model.layer_groups import group_by_block
+from classifier.model.network import Network
 from classifier.model.options import (
     IMAGE_SIZE,
-    check_reserved,
+    MODEL_NAME,
+    PRETRAINED,
+    NetworkOptions,
+    reason_of,
     refused_arguments,
-    unknown_argument,
 )
 from classifier.preprocessing import Preprocessing
 
@@ -28,30 +30,7 @@ _NOT_TO_GIVE = {"progress": "pretrained", "transform_input": "pretrained", "aux_
 _RATES = {"drop_rate": ("dropout", "drop_rate"), "drop_path_rate": ("stochastic_depth_prob",)}
 
 
-class TorchvisionNetwork(Network):
-    """A torchvision model for classification.
-
-    Args:
-        model: The model, its last layer with an output per class.
-        preprocessing: What its weights expect of an image.
-        spec: What `rebuild` reads.
-    """
-
-    def __init__(self, model: Any, preprocessing: Preprocessing, spec: dict[str, Any]) -> None:
-        super().__init__(model, preprocessing, spec)
-        self.head_name = _last_layer(model)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, num_classes) of normalised images (N, 3, H, W)."""
-        logits: Tensor = self.model(images)
-        return logits
-
-    def own_layer_groups(self) -> list[LayerGroup]:
-        """Blocks in the order of the model's parameters, all but the last layer."""
-        return group_by_block(self.model, self.head_name, "model.")
-
-
-def build(location: str, num_classes: int, options: NetworkOptions) -> TorchvisionNetwork:
+def build(location: str, num_classes: int, options: NetworkOptions) -> Network:
     """Build a torchvision network.
 
     Args:
@@ -65,11 +44,10 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> Torchvisi
     """
     name, weights = _weights(location)
     preprocessing = _preprocessing(weights)
-    arguments = _arguments(name, options)
-    if "image_size" in _parameters(name):
+    known = _parameters(name)
+    arguments = options.arguments(name, known, _RATES, _NOT_TO_GIVE)
+    if "image_size" in known:
         arguments["image_size"] = _side(options, preprocessing)
-    if options.size is not None:
-        preprocessing = preprocessing.at_size(options.size)
     if options.pretrained:
         model = _pretrained(name, weights, arguments)
         _give_classes(model, num_classes)
@@ -80,17 +58,18 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> Torchvisi
         preprocessing = preprocessing.normalised((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     _without_auxiliaries(model)
     spec = {"source": "torchvision", "architecture": name, "model_args": arguments}
-    return TorchvisionNetwork(model, preprocessing, spec)
+    return Network(model, preprocessing, spec, group_by_block(model, _last_layer(model)))
 
 
-def rebuild(spec: Mapping[str, Any], num_classes: int) -> TorchvisionNetwork:
+def rebuild(spec: Mapping[str, Any], num_classes: int) -> Network:
     """Build the architecture of a saved network, with random weights."""
     arguments = {**spec["model_args"], "num_classes": num_classes}
     if "init_weights" in _parameters(spec["architecture"]):
         arguments["init_weights"] = False  # slow, and a checkpoint's weights take their place
     model = _create(spec["architecture"], arguments)
     _without_auxiliaries(model)
-    return TorchvisionNetwork(model, Preprocessing.from_dict(spec["preprocessing"]), dict(spec))
+    preprocessing = Preprocessing.from_dict(spec["preprocessing"])
+    return Network(model, preprocessing, dict(spec), group_by_block(model, _last_layer(model)))
 
 
 def _weights(location: str) -> tuple[str, Any]:
@@ -121,22 +100,6 @@ def _parameters(name: str) -> list[str]:
     builder = models.get_model_builder(name)
     known = parameters_of(inspect.signature(builder).return_annotation)
     return list(known or ())
-
-
-def _arguments(name: str, options: NetworkOptions) -> dict[str, Any]:
-    known = _parameters(name)
-    given = dict(options.model_args or {})
-    check_reserved(given, _NOT_TO_GIVE)
-    for argument in given:
-        if argument not in known:
-            free = [item for item in known if item not in ("num_classes", *_NOT_TO_GIVE)]
-            raise unknown_argument(argument, name, free)
-    for rate, value in options.rates().items():
-        found = [argument for argument in _RATES[rate] if argument in known]
-        if not found:
-            raise unknown_argument(rate, name)
-        given[found[0]] = value
-    return given
 
 
 def _side(options: NetworkOptions, preprocessing: Preprocessing) -> int:
@@ -171,9 +134,9 @@ def _pretrained(name: str, weights: Any, arguments: dict[str, Any]) -> Any:
             return model
         return _create(name, {**arguments, "progress": False}, weights)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ConfigError(
-            PRETRAINED, f"the weights {weights} could not be loaded ({reason})", got=True,
+            PRETRAINED, f"the weights {weights} could not be loaded ({reason_of(error)[:200]})",
+            got=True,
             remedy="Check the network connection and model_args, or write pretrained: false",
         ) from error  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""The loss that trains: by name or import path, on class indices and on soft targets."""
+"""The loss that trains: from `loss_config` to a loss on class indices and on soft targets."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifier.errors import ConfigError
-from classifier.importing import check_arguments
-from classifier.model.losses import classification_loss
-from classifier.model.own_loss import LOSS, build_own_loss, check_soft, takes_one_hot_only
+from classifier.importing import check_arguments, import_path, parameters_of
+from classifier.model.losses import bce, classification_loss, cross_entropy, focal
 from classifier.model.tasks import MULTICLASS, MULTILABEL
 
+LOSS = "model.init_args.loss_config"
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "bce": bce,
+    "focal": focal,
+}
 _GIVEN = ("logits", "targets", "weights", "task")  # not the user's to give
 
 
@@ -56,10 +62,12 @@ class TrainingLoss:
             name = "cross_entropy" if config is None else config["name"]
             self._loss = partial(_LOSSES[name], **_arguments(config or {}))
             return
-        self._own = build_own_loss(config, weights)
-        self._dense = takes_one_hot_only(self._own, task, num_classes)
+        self._own = _build_own(config, weights)
+        self._dense = task == MULTILABEL or not _takes_indices(self._own, num_classes)
+        if self._dense:
+            _try(self._own, num_classes, f"the targets of a {task} training")
         if soft:
-            check_soft(self._own, task, num_classes)
+            _try(self._own, num_classes, "soft targets")
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch.
@@ -86,120 +94,6 @@ class TrainingLoss:
             return loss
 
 
-# The losses by name. Targets are (N, C) floats, one-hot or mixed.
-
-
-def cross_entropy(
-    logits: Tensor,
-    targets: Tensor,
-    weights: Tensor | None,
-    task: str,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """Cross-entropy, divided by the weights of the batch's images.
-
-    On one-hot targets torch.nn.CrossEntropyLoss on class indices. That class divides by the number
-    of images where targets are mixed, so that class weights would change the learning rate.
-
-    Args:
-        logits: (N, C).
-        targets: (N, C).
-        weights: (C,) or None.
-        task: Always multiclass.
-        label_smoothing: In [0, 1): this share of each target is spread over all classes.
-    """
-    total = F.cross_entropy(
-        logits, targets, weight=weights, reduction="sum", label_smoothing=label_smoothing
-    )
-    return total / _mass(targets, weights)
-
-
-def bce(
-    logits: Tensor,
-    targets: Tensor,
-    weights: Tensor | None,
-    task: str,
-    label_smoothing: float = 0.0,
-    target_threshold: float | None = None,
-    sum_classes: bool = False,
-) -> Tensor:
-    """Binary cross-entropy of every class against the others: the mean over images and classes.
-
-    Args:
-        logits: (N, C).
-        targets: (N, C).
-        weights: (C,) or None; a factor of each class's terms.
-        task: multiclass or multilabel.
-        label_smoothing: In [0, 1): multiclass spreads this share of each target over all classes,
-            multilabel moves each target this far towards 0.5.
-        target_threshold: In (0, 1): shares above it count as 1, others as 0; None keeps them.
-        sum_classes: Add up the classes instead of taking their mean.
-
-    Source: timm.loss.BinaryCrossEntropy; Wightman et al., "ResNet strikes back", 2021, section 3.
-    """
-    off = label_smoothing / (logits.shape[1] if task == MULTICLASS else 2)
-    targets = targets * (1.0 - label_smoothing) + off
-    if target_threshold is not None:
-        targets = (targets > target_threshold).float()
-    terms = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
-    return terms.sum(dim=1).mean() if sum_classes else terms.mean()
-
-
-def focal(
-    logits: Tensor,
-    targets: Tensor,
-    weights: Tensor | None,
-    task: str,
-    gamma: float = 2.0,
-    alpha: float | None = None,
-) -> Tensor:
-    """Focal loss: the terms of the cross-entropy, smaller the surer the right answer is.
-
-    Multiclass uses the softmax and divides by the weights of the batch's images, so that gamma 0 is
-    `cross_entropy`; multilabel uses the sigmoid of every class and takes the mean of all terms.
-
-    Args:
-        logits: (N, C).
-        targets: (N, C).
-        weights: (C,) or None; the alpha of each class.
-        task: multiclass or multilabel.
-        gamma: From 0 on; 0 is the cross-entropy.
-        alpha: Multilabel only: in [0, 1], the weight of a present class, 1 - alpha that of an
-            absent one; None weighs both 1.
-
-    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equations 4 and 5.
-    """
-    if task == MULTICLASS:
-        log_chances = F.log_softmax(logits, dim=1)
-        terms = -targets * log_chances * _unsure(log_chances.exp(), gamma)
-        terms = terms if weights is None else terms * weights
-        return terms.sum() / _mass(targets, weights)
-    chances = logits.sigmoid()
-    right = chances * targets + (1.0 - chances) * (1.0 - targets)
-    terms = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
-    terms = terms * _unsure(right, gamma)
-    if alpha is not None:
-        terms = terms * (alpha * targets + (1.0 - alpha) * (1.0 - targets))
-    return terms.mean()
-
-
-def _unsure(chances: Tensor, gamma: float) -> Tensor:
-    """(1 - p) ** gamma; the bound keeps the slope finite where p is 1 and gamma below 1."""
-    return (1.0 - chances).clamp(min=torch.finfo(chances.dtype).eps).pow(gamma)
-
-
-def _mass(targets: Tensor, weights: Tensor | None) -> Tensor:
-    total = targets.sum() if weights is None else (targets @ weights).sum()
-    return total.clamp(min=torch.finfo(targets.dtype).tiny)
-
-
-_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cross_entropy": cross_entropy,
-    "bce": bce,
-    "focal": focal,
-}
-
-
 # What can be wrong with a configuration
 
 
@@ -222,7 +116,7 @@ def check_loss(config: Mapping[str, Any] | None, task: str | None = None) -> Non
             remedy="Write for example name: cross_entropy",
         )  # fmt: skip
     if "." in name:
-        build_own_loss(config, None)
+        _build_own(config, None)
         return
     if name not in _LOSSES:
         raise ConfigError(
@@ -272,3 +166,79 @@ def _check_task(name: str, arguments: Mapping[str, Any], task: str | None) -> No
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "name"}
+
+
+# A loss of the user's own, by import path: built, and tried before the training
+
+
+def _build_own(config: Mapping[str, Any], weights: Tensor | None) -> nn.Module:
+    """The loss that an import path names, which gets the class weights as `weight`.
+
+    Raises:
+        ConfigError: no such class, arguments that it does not take, or parameters to learn.
+    """
+    name, given = config["name"], _arguments(config)
+    found = import_path(name, f"{LOSS}.name")
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(
+            f"{LOSS}.name", "is no torch.nn.Module", got=name,
+            remedy="Write the import path of a class that takes logits and targets",
+        )  # fmt: skip
+    if "weight" in given:
+        raise ConfigError(
+            f"{LOSS}.weight", "is set by class_weights",
+            remedy="Write model.init_args.class_weights",
+        )  # fmt: skip
+    check_arguments(found, given, LOSS, hidden=("weight",))
+    if weights is not None and "weight" not in (parameters_of(found) or ()):
+        raise ConfigError(
+            "model.init_args.class_weights", f"{found.__name__} takes no weights of classes",
+            remedy="Write null, or choose a loss whose __init__ takes weight",
+        )  # fmt: skip
+    try:
+        loss: nn.Module = found(**given, **({} if weights is None else {"weight": weights}))
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            LOSS, f"{name} refuses its arguments: {_reason(error)}", got=given,
+            remedy=f"It takes {', '.join(inspect.signature(found).parameters)}",
+        ) from error  # fmt: skip
+    if any(True for _ in loss.parameters()):
+        raise ConfigError(
+            f"{LOSS}.name", "has parameters to learn, which the optimizer does not get", got=name,
+            remedy="Choose a loss without parameters",
+        )  # fmt: skip
+    return loss
+
+
+def _takes_indices(loss: nn.Module, num_classes: int) -> bool:
+    try:
+        _try(loss, num_classes, "class indices", indices=True)
+    except ConfigError:
+        return False  # then it must take shares
+    return True
+
+
+def _try(loss: nn.Module, num_classes: int, kind: str, *, indices: bool = False) -> None:
+    """Refuse a loss that does not take a kind of targets: class indices, or shares (N, C)."""
+    size = num_classes + 2  # not as many images as classes: no loss may take the one for the other
+    logits = torch.linspace(-1.0, 1.0, size * num_classes).view(size, num_classes)
+    targets = torch.arange(size) % num_classes
+    if not indices:
+        one_hot = F.one_hot(targets, num_classes).float()
+        targets = 0.75 * one_hot + 0.25 * one_hot.roll(1, 0)
+    name = type(loss).__name__
+    try:
+        value = loss(logits, targets)
+    except Exception as error:  # a class of anyone's, which may raise anything
+        raise ConfigError(
+            f"{LOSS}.name", f"{name} does not take {kind} ({_reason(error)})",
+            remedy="Choose another loss",
+        ) from error  # fmt: skip
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ConfigError(
+            f"{LOSS}.name", f"{name} gives more than one number", remedy="Write reduction: mean"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")

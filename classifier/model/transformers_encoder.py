@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,16 +21,26 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from classifier.errors import ConfigError
-from classifier.model.encoders import PRETRAINED, Network, NetworkOptions, unavailable
-from classifier.model.freezing import LayerGroup, group_by_prefix
-from classifier.model.options import IMAGE_SIZE, MODEL_ARGS, refused_arguments
-from classifier.model.pooled import PooledClassifier
+from classifier.model.freezing import modes_kept
+from classifier.model.layer_groups import LayerGroup, group_by_label
+from classifier.model.network import Network
+from classifier.model.options import (
+    IMAGE_SIZE,
+    MODEL_ARGS,
+    NetworkOptions,
+    no_weights,
+    refused_arguments,
+    unavailable,
+)
 from classifier.model.positions import fit_positions
 from classifier.model.transformers_config import (
     apply_options,
     as_pair,
     grid_of,
     plain,
+    preprocessing_of,
+    set_size,
+    vision_part,
     without_code,
 )
 from classifier.preprocessing import Preprocessing
@@ -41,10 +50,6 @@ log = logging.getLogger(__name__)
 # Up to two numbered levels make a layer: `vit.layers.3`, `resnet.encoder.stages.1.layers.0`.
 _LAYER = re.compile(r"^(.+?\.\d+(?:\.[a-z_]+\.\d+)?)\.")
 _NUMBERED_IN_BLOCK = re.compile(r"\.(?:mlp|attention|layer_norms?)\.\d+$")
-# PIL's resampling numbers, as a preprocessor_config.json holds them.
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area", 5: "bicubic"}
-_ALWAYS_SQUASHED_FROM = 384  # ConvNeXT: from this size on, no crop
-_HALF = [0.5, 0.5, 0.5]
 
 
 class TransformersNetwork(Network):
@@ -55,15 +60,50 @@ class TransformersNetwork(Network):
         logits: Tensor = self.model(pixel_values=images).logits
         return logits
 
-    def own_layer_groups(self) -> list[LayerGroup]:
-        """Embeddings, numbered layers, norm, in the order of the model's parameters."""
-        prefix = f"model.{self.model.base_model_prefix}."
-        names = [
-            f"model.{name}"
-            for name, _ in self.model.named_parameters()
-            if f"model.{name}".startswith(prefix)
-        ]
-        return group_by_prefix(names, {name: _layer(name) for name in names})
+
+class PooledClassifier(nn.Module):
+    """A transformers base model, pooled, with a linear head.
+
+    Args:
+        encoder: The model, of which a composite one (CLIP, BLIP) gives its vision part.
+        features: Size of a pooled output; None finds it out with an empty image.
+        num_classes: Outputs of the head.
+        size: Height and width of that image in pixels.
+    """
+
+    base_model_prefix = "encoder"
+
+    def __init__(
+        self, encoder: Any, features: int | None, num_classes: int, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.config = encoder.config
+        self.encoder: Any = getattr(encoder, "vision_model", encoder)
+        if features is None:
+            with modes_kept(self.encoder), torch.no_grad():
+                self.encoder.eval()
+                features = self._pooled(torch.zeros(1, 3, *size)).shape[1]
+        self.features = features
+        self.classifier = nn.Linear(features, num_classes)
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        """What a model of transformers with a head returns: `logits` (N, num_classes).
+
+        Args:
+            pixel_values: Normalised images (N, 3, H, W).
+        """
+        return SimpleNamespace(logits=self.classifier(self._pooled(pixel_values)))
+
+    def _pooled(self, pixel_values: Tensor) -> Tensor:
+        """Features (N, F): the model's own pooling where it has one, else the mean over tokens."""
+        outputs = self.encoder(pixel_values=pixel_values)
+        pooled: Tensor | None = getattr(outputs, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1)
+        hidden: Tensor = outputs.last_hidden_state
+        if hidden.ndim == 4:  # (N, F, H, W), as convolutional networks give it
+            return hidden.mean((2, 3))
+        return hidden.mean(1)
 
 
 def build(location: str, num_classes: int, options: NetworkOptions) -> TransformersNetwork:
@@ -80,31 +120,30 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> Transform
     """
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-        preprocessing = _preprocessing(_processor_config(location), config)
+        preprocessing = preprocessing_of(location, config)
     except (OSError, ValueError) as error:
         raise unavailable(location, error) from error
     config = _with_classes(config, num_classes)
-    original = copy.deepcopy(config)
     apply_options(config, options)
+    of_weights = copy.deepcopy(config)
     if options.size is not None:
-        preprocessing = preprocessing.at_size(options.size)
-    if not options.pretrained:
+        set_size(config, options.size)
+    size = options.size or preprocessing.size
+    if options.pretrained:
+        model = _pretrained(location, of_weights, num_classes, size, options)
+        if options.size is not None:
+            model = _at_size(model, config, num_classes, size)
+    else:
         try:
-            model = _from_config(config, num_classes, preprocessing.size)
+            model = _from_config(config, num_classes, size)
         except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
             if options.model_args:
                 raise refused_arguments(error, location, options.model_args) from error
             raise unavailable(location, error) from error
-        return _wrap(model, preprocessing)
-    loaded_as = copy.deepcopy(config)
-    if getattr(original, "image_size", None) is not None:
-        loaded_as.image_size = original.image_size
-    elif hasattr(original, "vision_config"):
-        loaded_as.vision_config.image_size = original.vision_config.image_size
-    model = _pretrained(location, loaded_as, num_classes, preprocessing.size, options)
-    if options.size is not None:
-        model = _at_size(model, config, num_classes, preprocessing.size)
-    return _wrap(model, preprocessing)
+    spec: dict[str, Any] = {"source": "transformers", "config": plain(model.config)}
+    if isinstance(model, PooledClassifier):
+        spec["features"] = model.features
+    return TransformersNetwork(model, preprocessing, spec, _layer_groups(model))
 
 
 def rebuild(spec: Mapping[str, Any], num_classes: int) -> TransformersNetwork:
@@ -115,7 +154,7 @@ def rebuild(spec: Mapping[str, Any], num_classes: int) -> TransformersNetwork:
     model = _from_config(
         _with_classes(config, num_classes), num_classes, preprocessing.size, spec.get("features")
     )
-    return TransformersNetwork(model, preprocessing, dict(spec))
+    return TransformersNetwork(model, preprocessing, dict(spec), _layer_groups(model))
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
@@ -159,11 +198,7 @@ def _pretrained(
                 trust_remote_code=False,
             )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            PRETRAINED, f"the weights of {location} could not be loaded ({reason.rstrip('.')})",
-            got=True, remedy="Check the network connection, or write pretrained: false",
-        ) from error  # fmt: skip
+        raise no_weights(location, error) from error
     prefix = f"{model.base_model_prefix}." if auto is AutoModelForImageClassification else ""
     encoder = {name for name, _ in model.named_parameters() if name.startswith(prefix)}
     mismatched = {item[0] for item in loading["mismatched_keys"]}
@@ -176,7 +211,8 @@ def _pretrained(
     _report_missing(location, encoder, loading["missing_keys"] | mismatched)
     if auto is AutoModel:
         log.info("%s has no head for classification: its outputs are pooled", location)
-        model = PooledClassifier(model, None, num_classes, as_pair(_size_of(config) or size))
+        own_size = getattr(vision_part(config), "image_size", None)
+        model = PooledClassifier(model, None, num_classes, as_pair(own_size or size))
     return model
 
 
@@ -197,10 +233,6 @@ def _at_size(model: Any, config: PretrainedConfig, num_classes: int, size: tuple
         )  # fmt: skip
     resized.load_state_dict(fitting)
     return resized
-
-
-def _size_of(config: PretrainedConfig) -> Any:
-    return getattr(getattr(config, "vision_config", config), "image_size", None)
 
 
 @contextmanager
@@ -237,64 +269,15 @@ def _with_classes(config: PretrainedConfig, num_classes: int) -> PretrainedConfi
     return config
 
 
-def _wrap(model: Any, preprocessing: Preprocessing) -> TransformersNetwork:
-    spec: dict[str, Any] = {"source": "transformers", "config": plain(model.config)}
-    if isinstance(model, PooledClassifier):
-        spec["features"] = model.features
-    return TransformersNetwork(model, preprocessing, spec)
+def _layer_groups(model: Any) -> list[LayerGroup]:
+    """Embeddings, numbered layers, norm, in the order of the model's parameters."""
+    names = [name for name, _ in model.named_parameters()]
+    prefix = f"{model.base_model_prefix}."
+    return group_by_label({name: _layer(name) for name in names if name.startswith(prefix)})
 
 
 def _layer(name: str) -> str:
     found = _LAYER.match(name)
     if found is None:
-        return ".".join(name.split(".")[1:3])
-    return _NUMBERED_IN_BLOCK.sub("", found[1]).removeprefix("model.")
-
-
-def _processor_config(location: str) -> dict[str, Any]:
-    """The preprocessor_config.json beside the model; empty when it has none."""
-    from transformers.utils import cached_file
-
-    file = cached_file(
-        location, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
-    )
-    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-
-
-def _preprocessing(processor: Mapping[str, Any], config: PretrainedConfig) -> Preprocessing:
-    default = getattr(config, "image_size", None) or 224
-    size = processor.get("size", default)
-    edge = size.get("shortest_edge") if isinstance(size, dict) else None
-    resize = _pair(size)
-    resize_mode = "crop" if edge is not None else "squash"
-    if processor.get("do_center_crop", False) and "crop_size" in processor:
-        crop = _pair(processor["crop_size"])
-    elif edge is not None and "crop_pct" in processor:
-        # ConvNeXT's and ResNet's processor: enlarge by crop_pct, then crop back.
-        crop = resize
-        if edge < _ALWAYS_SQUASHED_FROM:
-            enlarged = int(edge / (processor["crop_pct"] or 224 / 256))
-            resize = (enlarged, enlarged)
-        else:
-            resize_mode = "squash"
-    else:
-        crop = resize
-    return Preprocessing(
-        size=crop,
-        resize=resize,
-        resize_mode=resize_mode,
-        interpolation=_RESAMPLE.get(processor.get("resample", 2), "bilinear"),
-        mean=tuple(processor.get("image_mean") or _HALF),
-        std=tuple(processor.get("image_std") or _HALF),
-    )
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        if "height" in size:
-            return int(size["height"]), int(size["width"])
-        edge = size.get("shortest_edge") or size.get("longest_edge") or 224
-        return int(edge), int(edge)
-    if isinstance(size, list | tuple):
-        return int(size[0]), int(size[1])
-    return int(size), int(size)
+        return ".".join(name.split(".")[:2])
+    return _NUMBERED_IN_BLOCK.sub("", found[1])

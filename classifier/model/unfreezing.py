@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -10,9 +13,68 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from classifier.errors import ConfigError
-from classifier.model.freezing import freeze_groups, hold_frozen_in_eval, num_frozen_in_epoch
+from classifier.model.freezing import freeze_groups
 
 log = logging.getLogger(__name__)
+
+UNFREEZE = "model.init_args.unfreeze_schedule"
+_STAGES = {"head": 0.0, "all": 1.0}  # what is trained of the encoder
+
+
+def check_unfreeze_schedule(
+    schedule: Mapping[int, Any] | None, fraction_frozen: bool | float
+) -> None:
+    """Refuse a schedule that cannot be followed.
+
+    Args:
+        schedule: Epoch, from 0 -> what is trained from then on: `head`, `all`, or the fraction in
+            [0, 1] of the encoder's layer groups, from the output side.
+        fraction_frozen: `freeze_encoder`, which must be false beside a schedule.
+
+    Raises:
+        ConfigError: an unknown stage, no stage for epoch 0, or one that freezes again.
+    """
+    if schedule is None:
+        return
+    if fraction_frozen:
+        raise ConfigError(
+            "model.init_args.freeze_encoder", "stands beside unfreeze_schedule",
+            got=fraction_frozen, remedy="Write false: the schedule says what is frozen",
+        )  # fmt: skip
+    for epoch, stage in schedule.items():
+        number = isinstance(stage, int | float) and not isinstance(stage, bool)
+        if not (stage in _STAGES if isinstance(stage, str) else number and 0 <= stage <= 1):
+            raise ConfigError(
+                f"{UNFREEZE}.{epoch}", "must be head, all or a fraction in [0, 1]", got=stage,
+                remedy="Write for example 0.25", name=str(stage), options=_STAGES,
+            )  # fmt: skip
+    if min(schedule, default=-1) != 0:
+        raise ConfigError(
+            UNFREEZE, "must say what is trained from epoch 0 on, and in no epoch before",
+            got=dict(schedule), remedy="Write for example {0: head, 2: 0.25, 4: all}",
+        )  # fmt: skip
+    for before, after in pairwise(sorted(schedule)):
+        if _fraction_trained(schedule[after]) < _fraction_trained(schedule[before]):
+            raise ConfigError(
+                f"{UNFREEZE}.{after}", f"trains less than epoch {before} does; what is trained "
+                "once is not frozen again", got=schedule[after], remedy="Let the fractions grow",
+            )  # fmt: skip
+
+
+def num_frozen_in_epoch(schedule: Mapping[int, Any], epoch: int, num_groups: int) -> int:
+    """How many of the first layer groups are frozen in an epoch.
+
+    Args:
+        schedule: As `check_unfreeze_schedule` lets it pass.
+        epoch: From 0.
+        num_groups: Layer groups of the encoder.
+    """
+    stage = schedule[max(start for start in schedule if start <= epoch)]
+    return num_groups - math.floor(_fraction_trained(stage) * num_groups + 0.5)
+
+
+def _fraction_trained(stage: str | float) -> float:
+    return _STAGES[stage] if isinstance(stage, str) else float(stage)
 
 
 class Unfreezing(Callback):
@@ -67,14 +129,13 @@ class Unfreezing(Callback):
         self._follow(trainer, pl_module)
 
     def _follow(self, trainer: L.Trainer, pl_module: Any) -> None:
-        groups = pl_module.network.layer_groups()
-        number = num_frozen_in_epoch(self.schedule, trainer.current_epoch, len(groups))
+        num_groups = len(pl_module.network.layer_groups())
+        number = num_frozen_in_epoch(self.schedule, trainer.current_epoch, num_groups)
         if number == self._last:
             return
-        at_first = num_frozen_in_epoch(self.schedule, 0, len(groups))
-        report = freeze_groups(pl_module.network, groups, number)
-        pl_module.network.train(pl_module.training)
-        hold_frozen_in_eval(pl_module.network)
+        at_first = num_frozen_in_epoch(self.schedule, 0, num_groups)
+        report = freeze_groups(pl_module.network, number)
+        pl_module.train(pl_module.training)
         # What epoch 0 freezes was told when the network was built.
         if number != (at_first if self._last is None else self._last) and trainer.is_global_zero:
             log.info(

@@ -16,23 +16,15 @@ from transformers import AutoConfig, AutoModelForImageClassification
 from classifier import ImageClassifier
 from classifier.errors import ConfigError
 from classifier.model import encoders
-from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
-from classifier.model.module_encoder import ModuleNetwork
+from classifier.model.encoders import build_network, rebuild_network
+from classifier.model.layer_groups import group_by_block
+from classifier.model.network import Network
+from classifier.model.options import NetworkOptions
 from classifier.preprocessing import Preprocessing
 from tests.model.hub import Hub
+from tests.model.test_families import TRANSFORMERS
 
-SMALL: dict[str, dict[str, Any]] = {
-    "vit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "intermediate_size": 16, "image_size": 32, "patch_size": 8},
-    "deit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 16, "image_size": 32, "patch_size": 8},
-    "beit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 16, "image_size": 32, "patch_size": 8},
-    "swin": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4,
-             "image_size": 32, "patch_size": 4},
-    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"},
-    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2},
-}  # fmt: skip
+SMALL = ("vit", "deit", "beit", "swin", "resnet", "convnext")
 PROCESSOR = {
     "do_resize": True, "size": {"height": 32, "width": 32}, "resample": 3,
     "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6],
@@ -40,7 +32,7 @@ PROCESSOR = {
 
 
 def write_transformers(folder: Path, kind: str = "vit", num_labels: int = 4) -> Path:
-    config = AutoConfig.for_model(kind, **SMALL[kind], num_labels=num_labels)
+    config = AutoConfig.for_model(kind, **TRANSFORMERS[kind], num_labels=num_labels)
     config.architectures = []
     torch.manual_seed(1)
     AutoModelForImageClassification.from_config(config).save_pretrained(folder)
@@ -105,14 +97,6 @@ def test_timm_folder_gives_its_own_weights(tmp_path: Path) -> None:
     assert torch.equal(again.eval()(images), network.eval()(images))
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_timm_network_comes_back_from_plain_data(name: str) -> None:
-    network = build_network(f"timm/{name}", 3, NetworkOptions(pretrained=False))
-    again = rebuild_network(json.loads(json.dumps(network.spec)), 3)
-    again.load_state_dict(network.state_dict())
-    assert again.preprocessing == network.preprocessing
-
-
 def test_timm_preprocessing_is_timms_own() -> None:
     preprocessing = build_network(
         "timm/vit_tiny_patch16_224", 3, NetworkOptions(pretrained=False)
@@ -152,7 +136,8 @@ def test_pixels_are_normalised_on_the_device() -> None:
 
 HUB_SCRIPT = """
 import sys
-from classifier.model.encoders import NetworkOptions, build_network
+from classifier.model.encoders import build_network
+from classifier.model.options import NetworkOptions
 import torch
 torch.manual_seed(0)
 network = build_network(sys.argv[1], 4, NetworkOptions(pretrained=True))
@@ -201,7 +186,8 @@ def test_unknown_hub_model_is_told_in_words(tmp_path: Path) -> None:
 def build(location: str, num_classes: int, options: NetworkOptions) -> Network:
     """What the module of a library more has."""
     model = timm.create_model(location, num_classes=num_classes)
-    return ModuleNetwork(model, Preprocessing(), {"source": "mine", "location": location})
+    spec = {"source": "mine", "location": location}
+    return Network(model, Preprocessing(), spec, group_by_block(model, "head"))
 
 
 def rebuild(spec: Any, num_classes: int) -> Network:

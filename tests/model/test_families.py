@@ -14,8 +14,9 @@ from torchvision.models import vision_transformer
 from transformers import AutoConfig
 
 from classifier import ImageClassifier
-from classifier.model.encoders import NetworkOptions, build_network, rebuild_network
+from classifier.model.encoders import build_network, rebuild_network
 from classifier.model.freezing import num_frozen_groups
+from classifier.model.options import NetworkOptions
 
 VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 TIMM: dict[str, tuple[dict[str, Any], int | None]] = {

@@ -16,8 +16,11 @@ from torch.nn import functional as F
 from classifier import ImageClassifier
 from classifier.errors import ConfigError
 from classifier.model import lora_config
-from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
+from classifier.model.encoders import build_network, rebuild_network
+from classifier.model.lora import merge_adapters
+from classifier.model.network import Network
 from classifier.model.optimizers import build_optimizer
+from classifier.model.options import NetworkOptions
 from tests.model.test_families import VIT, thin_vision_transformers, write_config  # noqa: F401
 
 VIT_NAME = "timm/vit_tiny_patch16_224"
@@ -168,7 +171,7 @@ def test_attention_is_adapted_by_default_in_every_family(
         expected = built(images)
         assert not torch.allclose(before, expected, atol=1e-5)
         assert torch.allclose(again.eval()(images), expected, atol=1e-6)
-        again.merge_adapters()
+        merge_adapters(again)
         assert torch.allclose(again(images), expected, atol=1e-5)
     assert {n for n, _ in again.named_parameters()} == {n for n, _ in plain.named_parameters()}
     assert "lora" not in again.spec

@@ -8,21 +8,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from classifier import ImageClassifier
-from classifier.errors import ConfigError
-from classifier.model.losses import (
-    balanced_weights,
-    classification_loss,
-    resolve_weights,
-    shown_weights,
-)
+from classifier.model.losses import classification_loss
+from classifier.model.per_class import balanced_weights
 from tests.scenes import Scenes, trainer
 
-NAMES = ["cat", "dog", "fox"]
-KEY = "model.init_args.class_weights"
 PLAIN = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
@@ -37,20 +29,6 @@ def batch(seed: int = 0, size: int = 7) -> tuple[Tensor, Tensor, Tensor]:
         torch.randint(0, 3, (size,), generator=random),
         torch.randint(0, 2, (size, 3), generator=random).float(),
     )
-
-
-def test_auto_weights_are_those_of_scikit_learn_scaled_to_mean_one() -> None:
-    targets = np.repeat([0, 1, 2], [50, 10, 3])
-    theirs = compute_class_weight("balanced", classes=np.array([0, 1, 2]), y=targets)
-    ours = balanced_weights([50, 10, 3])
-    assert ours.dtype == torch.float32
-    assert ours.mean().item() == pytest.approx(1.0)
-    np.testing.assert_allclose(ours.numpy(), theirs / theirs.mean(), rtol=1e-6)
-
-
-def test_class_without_images_weighs_one_and_leaves_the_others_alone() -> None:
-    assert balanced_weights([6, 0, 2]).tolist() == pytest.approx([0.5, 1.0, 1.5])
-    assert balanced_weights([0, 0]).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("weights", [None, [0.2, 1.0, 5.0]])
@@ -94,55 +72,6 @@ def test_batch_of_weight_zero_teaches_nothing() -> None:
     loss.backward()
     assert loss.item() == 0.0
     assert logits.grad is not None and not logits.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (None, None),
-        ("auto", [0.6, 0.6, 1.8]),
-        ({"dog": 3.0}, [1.0, 3.0, 1.0]),
-        ([1.0, 0.0, 2.0], [1.0, 0.0, 2.0]),
-    ],
-)
-def test_weights_come_in_four_forms(given: Any, expected: Any) -> None:
-    weights = resolve_weights(given, NAMES, [3, 3, 1])
-    assert (None if weights is None else weights.tolist()) == pytest.approx(expected)
-
-
-def test_class_whose_name_is_a_number_has_its_weight() -> None:
-    numbers: Any = {1: 4.0}
-    weights = resolve_weights(numbers, ["0", "1"], None)
-    assert weights is not None and weights.tolist() == [1.0, 4.0]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"dgo": 2.0}, f"{KEY}.dgo: there is no such class. The classes are cat, dog, fox. Did you mean 'dog'?"),
-        ([1.0, 2.0], f"{KEY}: has 2 numbers, and there are 3 classes (cat, dog, fox), got [1.0, 2.0]. "
-         "Write one number for each class in this order."),
-        ({"dog": -1.0}, f"{KEY}.dog: must be a number from 0 on, got -1.0. Write for example 1.0."),
-        ([1.0, math.inf, 1.0], f"{KEY}.1: must be a number from 0 on, got inf. Write for example 1.0."),
-        ([1.0, 1.0, math.nan], f"{KEY}.2: must be a number from 0 on, got nan. Write for example 1.0."),
-        ([0.0, 0.0, 0.0], f"{KEY}: leaves no class to learn: every weight is 0, got [0.0, 0.0, 0.0]. "
-         "Write null to weigh all classes alike."),
-        ("balanced", f"{KEY}: must be auto, weights by class name, or a list of weights, got 'balanced'. "
-         "Write auto or null."),
-        ("auto", f"{KEY}: the data does not say how many images its classes have, got 'auto'. "
-         "Write the weights by class name."),
-    ],
-)  # fmt: skip
-def test_wrong_weights_are_told(given: Any, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        resolve_weights(given, NAMES, None)
-    assert str(caught.value) == message
-
-
-def test_weights_are_shown_in_a_line() -> None:
-    assert shown_weights(torch.tensor([0.5, 1.0, 4 / 3]), NAMES) == "cat 0.5, dog 1, fox 1.33"
-    many = [str(index) for index in range(30)]
-    assert shown_weights(torch.ones(30), many).endswith("9 1, ... 29 1")
 
 
 class Recorded(Callback):

@@ -16,7 +16,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from classifier import ImageClassifier
 from classifier.errors import ConfigError
-from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
+from classifier.model.encoders import build_network, rebuild_network
+from classifier.model.network import Network
+from classifier.model.options import NetworkOptions
 from classifier.preprocessing import Preprocessing
 from tests.model.test_families import SMALL_VIT, write_config
 

@@ -15,7 +15,9 @@ from torch import nn
 from classifier import ImageClassifier, SmallCNN, main
 from classifier.checkpoints import load_checkpoint
 from classifier.errors import ConfigError
-from classifier.model.encoders import Network, NetworkOptions, build_network, rebuild_network
+from classifier.model.encoders import build_network, rebuild_network
+from classifier.model.network import Network
+from classifier.model.options import NetworkOptions
 from classifier.preprocessing import Preprocessing
 
 OWN_MODULE = """

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classifier.model.encoders import Network, NetworkOptions, build_network
+from classifier.model.encoders import build_network
 from classifier.model.freezing import freeze_groups, hold_frozen_in_eval, num_frozen_groups
+from classifier.model.network import Network
+from classifier.model.options import NetworkOptions
 from classifier.model.prefix import FrozenPrefix
 from tests.model.test_encoders import SMALL, write_transformers
 
@@ -32,8 +34,7 @@ def built(name: str, tmp_path: Path, **options: Any) -> tuple[Network, int]:
 
 
 def freeze(network: Network, fraction: float) -> None:
-    groups = network.layer_groups()
-    freeze_groups(network, groups, num_frozen_groups(fraction, len(groups)))
+    freeze_groups(network, num_frozen_groups(fraction, len(network.layer_groups())))
     network.train()
     hold_frozen_in_eval(network)
 
@@ -192,7 +193,7 @@ def test_digest_follows_the_code_of_ones_own_module(
     assert prefix.digest() == before
     changed = tmp_path / "changed.py"
     changed.write_text("# another forward")
-    monkeypatch.setattr("classifier.model.prefix.inspect.getfile", lambda cls: str(changed))
+    monkeypatch.setattr("classifier.model.prefix_digest.inspect.getfile", lambda cls: str(changed))
     assert prefix.digest() != before
 
 

@@ -9,8 +9,8 @@ import torch
 from classifier import ImageClassifier
 from classifier.checkpoints import WholeFileIO
 from classifier.errors import ConfigError
-from classifier.model.classifier import CHECKPOINT_KEY
-from classifier.model.tasks import class_facts, decisions, probabilities, resolve_thresholds
+from classifier.model.deferred import CHECKPOINT_KEY
+from classifier.model.tasks import class_facts
 from tests.scenes import Scenes, trainer
 
 pytestmark = [
@@ -18,55 +18,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
 ]
 NAMES = ["cat", "dog", "fox"]
-KEY = "model.init_args.thresholds"
 
 
 def model(**arguments: Any) -> ImageClassifier:
     return ImageClassifier("timm/test_resnet", pretrained=False, **arguments)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (None, [0.5, 0.5, 0.5]),
-        (0.25, [0.25, 0.25, 0.25]),
-        ({"dog": 0.9}, [0.5, 0.9, 0.5]),
-        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]),
-    ],
-)
-def test_thresholds_come_in_four_forms(given: Any, expected: list[float]) -> None:
-    assert resolve_thresholds(given, "multilabel", NAMES) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (0.0, f"{KEY}: must be in (0, 1), got 0.0. Write for example 0.5."),
-        ({"dog": 1.0}, f"{KEY}.dog: must be in (0, 1), got 1.0. Write for example 0.5."),
-        ([0.5, float("nan"), 0.5], f"{KEY}.1: must be in (0, 1), got nan. Write for example 0.5."),
-        ({"foxx": 0.5}, f"{KEY}.foxx: there is no such class. The classes are cat, dog, fox. Did you mean 'fox'?"),
-        ([0.5], f"{KEY}: has 1 numbers, and there are 3 classes (cat, dog, fox), got [0.5]. "
-         "Write one number for each class in this order."),
-    ],
-)  # fmt: skip
-def test_wrong_thresholds_are_told(given: Any, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        model(thresholds=given).build(NAMES, task="multilabel")
-    assert str(caught.value) == message
-
-
-NO_EFFECT = (
-    f"{KEY}: has no effect: with one label per image the likeliest class wins, got 0.3. "
-    "Write null, or task: multilabel."
-)
-
-
-def test_thresholds_without_effect_are_told() -> None:
-    with pytest.raises(ConfigError) as at_once:
-        model(thresholds=0.3, task="multiclass")
-    with pytest.raises(ConfigError) as with_the_data:
-        model(thresholds=0.3).build(NAMES, task="multiclass")
-    assert str(at_once.value) == str(with_the_data.value) == NO_EFFECT
 
 
 def test_unknown_task_is_told() -> None:
@@ -110,8 +65,8 @@ def test_facts_of_a_foreign_data_module_are_those_that_it_has() -> None:
 
 def test_probabilities_of_several_labels_stand_each_for_itself() -> None:
     logits = torch.tensor([[0.0, 2.0, -2.0]], dtype=torch.bfloat16)
-    several = probabilities(logits, "multilabel")
-    one = probabilities(logits, "multiclass")
+    several = model(task="multilabel").probabilities(logits)
+    one = model(task="multiclass").probabilities(logits)
     assert several.dtype == one.dtype == torch.float32
     assert several.tolist()[0] == pytest.approx([0.5, 0.880797, 0.119203], abs=1e-6)
     assert one.sum().item() == pytest.approx(1.0)
@@ -119,10 +74,12 @@ def test_probabilities_of_several_labels_stand_each_for_itself() -> None:
 
 def test_class_is_decided_from_its_threshold_on() -> None:
     chances = torch.tensor([[0.5, 0.5, 0.5], [0.25, 0.9, 0.49]])
-    assert decisions(chances, [0.5, 0.75, 0.25]).tolist() == [
+    several = model(thresholds=[0.5, 0.75, 0.25])
+    several.settle(NAMES, "multilabel")
+    assert several.decisions(chances).tolist() == [
         [True, False, True], [False, True, True],
     ]  # fmt: skip
-    assert decisions(chances[1:], None).tolist() == [[False, True, False]]
+    assert model().decisions(chances[1:]).tolist() == [[False, True, False]]
 
 
 def test_checkpoint_keeps_task_and_thresholds(workplace: Path) -> None:

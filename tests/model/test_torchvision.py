@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision import models
 
 from classifier.errors import ConfigError
-from classifier.model.encoders import NetworkOptions, build_network
+from classifier.model.encoders import build_network
+from classifier.model.options import NetworkOptions
 from tests.model.test_families import thin_vision_transformers  # noqa: F401
 
 

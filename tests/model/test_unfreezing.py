@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from classifier import ImageClassifier
 from classifier.errors import ConfigError
-from classifier.model.freezing import (
+from classifier.model.freezing import num_frozen_groups
+from classifier.model.optimizers import build_optimizer
+from classifier.model.unfreezing import (
+    Unfreezing,
     check_unfreeze_schedule,
-    num_frozen_groups,
     num_frozen_in_epoch,
 )
-from classifier.model.optimizers import build_optimizer
-from classifier.model.unfreezing import Unfreezing
 
 SCHEDULE = {0: "head", 1: 0.5, 3: "all"}
 pytestmark = [

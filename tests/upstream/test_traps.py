@@ -92,7 +92,7 @@ def test_model_checkpoint_keeps_its_version_counter_in_this_attribute() -> None:
 def test_learning_rate_finder_leaves_the_schedule_at_the_old_rate(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """classifier/model/range_test.py: follow_new_rate makes both anew."""
+    """classifier/model/classifier.py: on_fit_start makes both anew."""
     import lightning as L
     from lightning.pytorch.callbacks import LearningRateFinder
 
@@ -124,7 +124,7 @@ def test_learning_rate_finder_leaves_the_schedule_at_the_old_rate(
 
 
 def test_mean_metric_of_torchmetrics_forgets_weights_when_it_checks_nothing() -> None:
-    """classifier/model/agreement.py: MeanLoss."""
+    """classifier/model/counted_losses.py: MeanLoss."""
     import torch
     from torchmetrics import MeanMetric
 
