@@ -17,7 +17,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from classifier.tuning.settings import Confirm, Objective, Settings
+from classifier.tuning.settings import Objective, Settings
 from classifier.tuning.space import Parameter, SearchSpace
 from classifier.tuning.trials import DEFAULT
 
@@ -40,22 +40,16 @@ class Repeats:
     pairs: tuple[Mapping[str, Any], ...]
 
 
-def plan(
-    settings: Settings, confirm: Confirm, trials: Sequence[FrozenTrial], seed: int
-) -> Repeats | None:
-    """Choose the default and the best trials, and seeds that the sweep did not use.
-
-    Args:
-        settings: Of the sweep.
-        confirm: How many.
-        trials: Of the study.
-        seed: Of the sweep.
+def plan(settings: Settings, trials: Sequence[FrozenTrial], seed: int) -> Repeats | None:
+    """Choose the default and the best trials of a sweep, and seeds that it did not use.
 
     Returns:
         None when the default has no value, or no other trial has.
     """
+    confirm = settings.confirm
+    assert confirm is not None
     complete = [t for t in trials if t.state is TrialState.COMPLETE]
-    sign = 1.0 if settings.objective.direction == "maximize" else -1.0
+    sign = settings.objective.sign
     ranked = sorted(complete, key=lambda trial: -sign * float(trial.values[0]))
     defaults = [t.number for t in ranked if t.user_attrs.get(DEFAULT)]
     others = [t.number for t in ranked if not t.user_attrs.get(DEFAULT)][: confirm.top_k]
@@ -109,11 +103,13 @@ def judge(objective: Objective, values: Mapping[int, Mapping[int, float]]) -> tu
     Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
     default, *others = values
-    sign = 1.0 if objective.direction == "maximize" else -1.0
     gains = {
-        number: [sign * (v - values[default][s]) for s, v in of.items() if s in values[default]]
-        for number, of in values.items()
-        if number != default
+        number: [
+            objective.sign * (value - values[default][seed])
+            for seed, value in values[number].items()
+            if seed in values[default]
+        ]
+        for number in others
     }
     chances = {number: _chance(gain) for number, gain in gains.items()}
     better: list[int] = []

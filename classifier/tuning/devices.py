@@ -11,15 +11,12 @@ from classifier.errors import ConfigError
 
 
 def pool_of(devices: Sequence[int] | str | None) -> tuple[int, ...]:
-    """The GPUs of the pool, as the trainer would number them; empty without one.
-
-    Args:
-        devices: `optuna.devices`.
+    """The GPUs of `optuna.devices`, as the trainer would number them; empty without a pool.
 
     Raises:
         ConfigError: `auto` on a machine without any.
     """
-    if devices is None or not isinstance(devices, str):
+    if not isinstance(devices, str):
         return tuple(devices or ())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -5,35 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from classifier.errors import ConfigError
 from classifier.importing import parameters_of
-from classifier.tuning.space import Parameter, SearchSpace
+from classifier.tuning.space import Distribution, Parameter, SearchSpace
+
+_KEY = "optuna.search_spaces"
 
 _PLAIN = (type(None), bool, int, float, str)
 
 
-def parse_space(section: Any, key: str = "optuna.search_spaces") -> SearchSpace:
-    """Read the section search_spaces.
-
-    Args:
-        section: Dotted key -> its distribution.
-        key: Where it stands, for messages.
+def parse_space(section: Any) -> SearchSpace:
+    """Read the section search_spaces: dotted key -> its distribution.
 
     Raises:
         ConfigError: everything that is wrong with it.
     """
     if not isinstance(section, Mapping) or not section:
         raise ConfigError(
-            key, "must name at least one key to search", got=section,
+            _KEY, "must name at least one key to search", got=section,
             remedy="Write model.init_args.optimizer_config.lr: "
             "{distribution: loguniform, low: 1e-5, high: 1e-2}",
         )  # fmt: skip
@@ -41,36 +35,30 @@ def parse_space(section: Any, key: str = "optuna.search_spaces") -> SearchSpace:
     found: dict[str, Parameter] = {}
     for name, spec in section.items():
         try:
-            found[str(name)] = _parameter(str(name), spec, f"{key}.{name}")
+            found[str(name)] = _parameter(str(name), spec, f"{_KEY}.{name}")
         except ConfigError as error:
             problems.append(error)
-    problems.extend(_twice(found, key))
-    conditioned: dict[str, Parameter] = {}
+    problems.extend(_twice(found))
+    conditioned: list[Parameter] = []
     for name, parameter in found.items():
         try:
-            when = section[name].get("when") or {}
-            conditioned[name] = _with_conditions(parameter, when, found, f"{key}.{name}.when")
-        except ConfigError as error:
-            problems.append(error)
-    ordered: list[Parameter] = []
-    if not problems:
-        try:
-            ordered = _ordered(conditioned, key)
+            when = _conditions(name, section[name].get("when") or {}, found)
+            conditioned.append(replace(parameter, when=when))
         except ConfigError as error:
             problems.append(error)
     if problems:
         raise ConfigError.together(problems)
-    return SearchSpace(ordered)
+    return SearchSpace(_ordered(conditioned))
 
 
-def _twice(names: Iterable[str], key: str) -> Iterator[ConfigError]:
+def _twice(names: Iterable[str]) -> Iterator[ConfigError]:
     """One key in two spellings: of two values only one would be used."""
     first: dict[tuple[str, ...], str] = {}
     for name in names:
         words = tuple(w.lstrip("0") or "0" if w.isdigit() else w for w in name.split("."))
         words = tuple(word for word in words if word != "init_args")
         if words in first:
-            yield ConfigError(f"{key}.{name}", f"is the same key as {first[words]}")
+            yield ConfigError(f"{_KEY}.{name}", f"is the same key as {first[words]}")
         first.setdefault(words, name)
 
 
@@ -188,8 +176,6 @@ def _categorical(name: str, key: str, choices: Any) -> Parameter:
             raise ConfigError(
                 f"{key}.{index}", "must be plain data without nan or dates", got=choice
             ) from None
-        if isinstance(choice, float) and not math.isfinite(choice):
-            raise ConfigError(f"{key}.{index}", "must be finite", got=choice)
         if choice in choices[:index]:
             raise ConfigError(f"{key}.{index}", "equals an earlier choice", got=choice)
     if all(isinstance(choice, _PLAIN) for choice in choices):
@@ -221,20 +207,20 @@ _DISTRIBUTIONS: dict[str, Callable[..., Parameter]] = {
 }
 
 
-def _with_conditions(
-    parameter: Parameter, when: Any, found: Mapping[str, Parameter], key: str
-) -> Parameter:
+def _conditions(name: str, when: Any, found: Mapping[str, Parameter]) -> dict[str, tuple[Any, ...]]:
+    """The section `when` of a parameter: another searched key -> its stored values."""
+    key = f"{_KEY}.{name}.when"
     if not isinstance(when, Mapping):
         raise ConfigError(
             key, "must be a mapping of another searched key to its value or values", got=when
         )
     conditions: dict[str, tuple[Any, ...]] = {}
     for other, wanted in when.items():
-        if other not in found or other == parameter.key:
+        if other not in found or other == name:
             raise ConfigError(
                 f"{key}.{other}", "is not another searched key",
                 remedy=f"The searched keys are {', '.join(found)}",
-                name=str(other), options=[name for name in found if name != parameter.key],
+                name=str(other), options=[option for option in found if option != name],
             )  # fmt: skip
         values = wanted if isinstance(wanted, list) else [wanted]
         stored = tuple(found[other].stored_of(value) for value in values)
@@ -247,26 +233,23 @@ def _with_conditions(
         if not stored:
             raise ConfigError(f"{key}.{other}", "must name at least one value", got=wanted)
         conditions[str(other)] = stored
-    return Parameter(parameter.key, parameter.distribution, parameter.named, conditions)
+    return conditions
 
 
-def _ordered(parameters: Mapping[str, Parameter], key: str) -> list[Parameter]:
+def _ordered(parameters: list[Parameter]) -> list[Parameter]:
+    """Every parameter after those in its `when`."""
     ordered: dict[str, Parameter] = {}
     while len(ordered) < len(parameters):
-        ready = [
-            parameter
-            for name, parameter in parameters.items()
-            if name not in ordered and all(other in ordered for other in parameter.when)
-        ]
+        left = [parameter for parameter in parameters if parameter.key not in ordered]
+        ready = [parameter for parameter in left if set(parameter.when) <= set(ordered)]
         if not ready:
-            names = [name for name in parameters if name not in ordered]
-            raise ConfigError(f"{key}.{names[0]}.when", f"{', '.join(names)} depend on each other")
+            names = [parameter.key for parameter in left]
+            raise ConfigError(f"{_KEY}.{names[0]}.when", f"{', '.join(names)} depend on each other")
         ordered[ready[0].key] = ready[0]
     return list(ordered.values())
 
 
-def _shown(distribution: BaseDistribution) -> str:
+def _shown(distribution: Distribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(str(choice) for choice in distribution.choices)
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
     return f"{distribution.low} to {distribution.high}"

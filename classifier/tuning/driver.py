@@ -5,34 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from classifier.runs import CHECKPOINTS, LAST
 from classifier.tuning.devices import showing
-from classifier.tuning.following import MetricsFile, Outcome, read_outcome, tail
-from classifier.tuning.launching import Child, Launcher, ask_to_end, kill
+from classifier.tuning.ending import Ending
+from classifier.tuning.following import MetricsFile, read_outcome, tail
+from classifier.tuning.launching import Child, Launcher, ask_to_end, kill, write_config
 from classifier.tuning.progress import Progress
-from classifier.tuning.settings import Settings
 from classifier.tuning.storage import BEAT_SECONDS
 from classifier.tuning.study import Claim, SweepStudy
 
 log = logging.getLogger(__name__)
 
 # A trial that is told to end has so long to write its checkpoint.
-GRACE_SECONDS = float(os.environ.get("SWEEP_GRACE_SECONDS", "20"))
+_GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 _READ_SECONDS = 0.2
 _ASK_AGAIN_SECONDS = 5.0
 _WAIT_SECONDS = 0.5
 _FIRST_FAILURES = 3
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A scheduler that stops a job tells all of its processes; 255: the server of the forks has died.
 _ENDED_BY_OTHERS = (-signal.SIGTERM, 143, -signal.SIGINT, 130, 255)
 
@@ -50,6 +46,7 @@ class _Running:
         started: Seconds on the driver's clock.
         ending: Why it was told to end; None while it may go on.
         kill_at: When it is killed for not having ended.
+        read_at: When its values are read next.
     """
 
     claim: Claim
@@ -67,124 +64,72 @@ class _Running:
         return self.claim.trial.number
 
 
-@dataclass
-class Ending:
-    """How the loop ended.
-
-    Args:
-        signum: The signal that ended it.
-        failure: Why it gave up.
-        reasons: Of the trials that failed, in order.
-    """
-
-    signum: int | None = None
-    failure: str | None = None
-    reasons: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def obeying(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM are noted; in a thread they are the main one's.
-
-    Args:
-        note: The handler.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class Driver:
     """Runs the trials of a study.
 
     Args:
-        settings: The section `optuna`.
         study: Opened.
         launcher: Starts a trial's process.
         folder: Where the trials' folders are made.
-        write_config: Writes the configuration file of a trial, given its path and values.
+        config_of: Gives the configuration of a trial for its values.
         max_epochs: Of a training; a checkpoint of that many epochs is not gone on with.
         devices: GPUs of the pool; empty without one.
-        progress: Shows what goes on.
-        ending: Takes down how the loop ended.
+        ending: Tells when to end, and takes down what went wrong.
         until: time.monotonic() after which no further trial starts.
+        noun: What a trial is called.
     """
 
     def __init__(
         self,
-        settings: Settings,
         study: SweepStudy,
         launcher: Launcher,
         folder: Path,
-        write_config: Callable[[Path, Mapping[str, Any]], None],
+        config_of: Callable[[Mapping[str, Any]], dict[str, Any]],
         max_epochs: int | None,
         devices: tuple[int, ...],
-        progress: Progress,
         ending: Ending,
-        until: float = float("inf"),
+        until: float,
+        noun: str,
     ) -> None:
-        self.settings = settings
         self.study = study
+        self.settings = study.settings
         self.launcher = launcher
         self.folder = folder
-        self.write_config = write_config
+        self.config_of = config_of
         self.max_epochs = max_epochs
-        self.num_jobs = progress.num_jobs
-        self.progress = progress
         self.ending = ending
+        self.num_jobs = self.settings.n_jobs or len(devices) or 1
+        self.progress = Progress(study, max_epochs, self.num_jobs, noun)
         self._free = list(devices)
         self._running: list[_Running] = []
         self._finished: list[bool] = []  # of this start: whether each trial did not fail
         self._ask_at = 0.0
         self._beat_at = 0.0
         self._until = until
-        self._grace = GRACE_SECONDS
+        self._announced = False
 
     # The loop
 
     def run(self) -> None:
         """Run trials until all are done, or something ends the sweep."""
-        with obeying(self._note):
-            try:
-                while True:
-                    self._start_trials()
-                    if self._running:
-                        self._follow_trials()
-                        time.sleep(_POLL_SECONDS)
-                    elif self._may_be_needed():
-                        time.sleep(_WAIT_SECONDS)
-                    else:
-                        break
-            finally:
-                self._kill_all()
-                self.progress.close()
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.ending.signum is not None and signum == signal.SIGINT:
-            self._grace = 0.0
-            for running in self._running:
-                running.kill_at = 0.0
-            return
-        self.ending.signum = signum
-        name, number = signal.Signals(signum).name, len(self._running)
-        if number:
-            trials = "the running trial" if number == 1 else f"{number} running trials"
-            log.info("%s: ending %s; Ctrl-C again ends at once", name, trials)
-
-    @property
-    def given_up(self) -> bool:
-        """Whether no further trial shall start."""
-        return self.ending.signum is not None or self.ending.failure is not None
+        try:
+            while True:
+                self._start_trials()
+                if self._running:
+                    self._follow_trials()
+                    time.sleep(_POLL_SECONDS)
+                elif self._may_be_needed():
+                    time.sleep(_WAIT_SECONDS)
+                else:
+                    break
+        finally:
+            for running in self._running:  # no process is left behind
+                kill(running.child)
+            self.progress.close()
 
     def _may_be_needed(self) -> bool:
         """Whether other drivers run trials, which this one takes over should they stop."""
-        over = self.given_up or time.monotonic() >= self._until
+        over = self.ending.is_due or time.monotonic() >= self._until
         return not over and self.study.is_running_elsewhere()
 
     # Starting
@@ -193,7 +138,7 @@ class Driver:
         now = time.monotonic()
         while (
             len(self._running) < self.num_jobs
-            and not self.given_up
+            and not self.ending.is_due
             and now < self._until
             and now >= self._ask_at
         ):
@@ -209,19 +154,19 @@ class Driver:
         misfits = self.study.misfits(claim)
         if misfits:
             reason = f"queued with values outside of the search space: {', '.join(misfits)}"
-            self.study.fail(trial, reason, "")
+            self.study.fail(trial, reason)
             self._count(trial.number, reason)
             return
         folder = self.folder / f"{trial.number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.yaml"
-        self.write_config(config, claim.params)
+        write_config(config, self.config_of(claim.params))
         words = ["--config", config.as_posix(), *self._resuming(claim)]
         device = self._free.pop(0) if self._free else None
         child = self.launcher.start(words, folder, self._environment(device))
         metrics = MetricsFile(folder / "metrics.csv", self.settings.objective.metric)
         self._running.append(_Running(claim, folder, child, device, metrics, time.monotonic()))
-        self.progress.started(trial.number, dict(claim.params))
+        self.progress.started(trial.number, claim.params)
 
     def _resuming(self, claim: Claim) -> list[str]:
         """Words to go on from the last checkpoint of the trial that this one repeats."""
@@ -249,7 +194,9 @@ class Driver:
 
     def _follow_trials(self) -> None:
         now = time.monotonic()
-        if self.study.storage.is_shared and now >= self._beat_at:
+        if self.ending.signum is not None:
+            self._announce_end(self.ending.signum)
+        if now >= self._beat_at:
             self.study.beat()
             self._beat_at = now + BEAT_SECONDS
         for running in list(self._running):
@@ -262,6 +209,14 @@ class Driver:
             else:
                 self._end_where_due(running, now)
 
+    def _announce_end(self, signum: int) -> None:
+        if not self._announced:
+            self._announced = True
+            number = len(self._running)
+            trials = "the running trial" if number == 1 else f"{number} running trials"
+            name = signal.Signals(signum).name
+            log.info("%s: ending %s; Ctrl-C again ends at once", name, trials)
+
     def _read(self, running: _Running) -> None:
         for epoch, value in running.metrics.new_values():
             if running.ending is not None:
@@ -273,16 +228,16 @@ class Driver:
     def _end_where_due(self, running: _Running, now: float) -> None:
         limit = self.settings.trial_timeout_seconds
         if running.ending is None:
-            if self.given_up:
+            if self.ending.is_due:
                 self._end(running, "interrupted")
             elif limit is not None and now - running.started > limit:
                 self._end(running, "timeout")
-        if now >= running.kill_at:
+        if self.ending.at_once or now >= running.kill_at:
             kill(running.child)
 
     def _end(self, running: _Running, why: str) -> None:
         running.ending = why
-        running.kill_at = time.monotonic() + self._grace
+        running.kill_at = time.monotonic() + _GRACE_SECONDS
         ask_to_end(running.child)
 
     def _finish(self, running: _Running, code: int) -> None:
@@ -292,8 +247,7 @@ class Driver:
             self._free.append(running.device)
         kill(running.child)  # whatever it left behind
         trial = running.claim.trial
-        metrics = [objective.metric for objective in self.settings.objectives]
-        outcome = read_outcome(running.folder, code, metrics)
+        outcome = read_outcome(running.folder, code, self.settings.metrics)
         if running.ending == "pruned":
             self.study.prune(trial)
             self._finished.append(True)
@@ -308,17 +262,13 @@ class Driver:
         elif running.ending == "interrupted" and outcome.values is None:
             self.study.interrupt(trial)
             self.progress.interrupted(running.number)
+        elif outcome.values is None:
+            self._fail(running, outcome.reason)
         else:
-            self._judge(running, outcome)
+            self.study.complete(trial, outcome.values, outcome.epochs)
+            self._finished.append(True)
+            self.progress.completed(running.number, outcome.values)
         self._ask_at = 0.0
-
-    def _judge(self, running: _Running, outcome: Outcome) -> None:
-        if outcome.values is None:
-            self._fail(running, outcome.reason or "")
-            return
-        self.study.complete(running.claim.trial, outcome.values, outcome.epochs)
-        self._finished.append(True)
-        self.progress.completed(running.number, outcome.values)
 
     def _fail(self, running: _Running, reason: str) -> None:
         self.study.fail(running.claim.trial, reason, tail(running.folder))
@@ -336,11 +286,6 @@ class Driver:
             self.ending.failure = f"the first {first} trials all failed"
         elif most is not None and self._finished.count(False) >= most:
             self.ending.failure = f"{most} trials failed, which is optuna.max_failures"
-
-    def _kill_all(self) -> None:
-        """Leave no process behind, whatever ended the loop."""
-        for running in self._running:
-            kill(running.child)
 
 
 def _num_cores() -> int:

@@ -75,12 +75,12 @@ class Outcome:
 
     Args:
         values: Of the objectives; None when it failed.
-        reason: Why it failed, in a line; None when it did not.
+        reason: Why it failed, in a line; empty when it did not.
         epochs: Epochs trained; None where unknown.
     """
 
     values: tuple[float, ...] | None
-    reason: str | None
+    reason: str = ""
     epochs: int | None = None
 
 
@@ -109,16 +109,17 @@ def read_outcome(folder: Path, code: int, metrics: Sequence[str]) -> Outcome:
         return Outcome(None, "exit code 0, but result.json does not say that it completed")
     final, best = (_mapping(result.get(name)) for name in ("metrics", "best_metrics"))
     logged = {**final, **best}
-    values = [_finite(logged.get(metric)) for metric in metrics]
-    for metric, value in zip(metrics, values, strict=True):
+    values = []
+    for metric in metrics:
         if metric not in logged:
             names = ", ".join(sorted(logged)) or "none"
             return Outcome(None, f"{metric} was not logged; the metrics are {names}")
+        value = _finite(logged[metric])
         if value is None:
             return Outcome(None, f"{metric} is {logged[metric]}, which is not finite")
+        values.append(value)
     epochs = result.get("num_epochs")
-    known = tuple(value for value in values if value is not None)
-    return Outcome(known, None, epochs if isinstance(epochs, int) else None)
+    return Outcome(tuple(values), epochs=epochs if isinstance(epochs, int) else None)
 
 
 def tail(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -11,13 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import yaml
+
+from classifier.errors import ConfigError
+from classifier.files import write_text
 from classifier.runs import TRIAL_DIR_VARIABLE
+
+log = logging.getLogger(__name__)
 
 OUTPUT = "output.txt"
 LAUNCHERS = ("forkserver", "subprocess")
+_ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
 # After the driver's death a child has so long to write its checkpoint.
 _GRACE_SECONDS = 7.0
 # What an earlier command in this process may have left behind for its own further ranks.
@@ -26,26 +35,17 @@ _NOT_INHERITED = ("CLASSIFIER_RUN_DIR", "PL_GLOBAL_SEED")
 Program = Callable[[Sequence[str]], int]
 
 
-class Child(Protocol):
-    """A started command: the leader of a process group of its own."""
+@dataclass(frozen=True)
+class Child:
+    """A started command: the leader of a process group of its own.
+
+    Args:
+        pid: Its number, and that of its group.
+        poll: Gives the exit status, negative for a signal; None while it runs.
+    """
 
     pid: int
-
-    def poll(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
-
-
-class Launcher(Protocol):
-    """Starts commands."""
-
-    def start(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
-        """Run a command of the program in a process of its own.
-
-        Args:
-            words: Its command line.
-            folder: Existing; the command's run folder, and where its output goes.
-            environment: Variables that differ from this process's.
-        """
+    poll: Callable[[], int | None]
 
 
 class ForkServer:
@@ -57,14 +57,12 @@ class ForkServer:
     Args:
         program: Runs a command line and gives its exit code; importable by name.
         preload: The module that imports what a training needs.
-        root: The folder that holds the package.
     """
 
-    def __init__(self, program: Program, preload: str, root: Path) -> None:
+    def __init__(self, program: Program, preload: str) -> None:
         self.program = program
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([preload])
-        self._root = root
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -75,7 +73,7 @@ class ForkServer:
         from multiprocessing import forkserver
 
         before = dict(os.environ)
-        paths = [str(self._root), os.environ.get("PYTHONPATH", "")]
+        paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         # Asked for a GPU, torch shall look at the driver's list instead of starting CUDA.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
@@ -86,7 +84,13 @@ class ForkServer:
             os.environ.update(before)
 
     def start(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
-        """Fork."""
+        """Run a command of the program in a process of its own.
+
+        Args:
+            words: Its command line.
+            folder: Existing; the command's run folder, and where its output goes.
+            environment: Variables that differ from this process's.
+        """
         self._warm_up()  # the server may have died meanwhile
         process = self._context.Process(
             target=_run_forked,
@@ -95,7 +99,8 @@ class ForkServer:
         )
         with _main_left_out():
             process.start()
-        return _Forked(process)
+        assert process.pid is not None
+        return Child(process.pid, lambda: process.exitcode)
 
 
 @contextmanager
@@ -115,16 +120,6 @@ def _main_left_out() -> Iterator[None]:
         main.__spec__ = before["__spec__"]
         if before["__file__"] is not None:
             main.__file__ = before["__file__"]
-
-
-class _Forked:
-    def __init__(self, process: Any) -> None:
-        self._process = process
-        self.pid = int(process.pid)
-
-    def poll(self) -> int | None:
-        code: int | None = self._process.exitcode
-        return code
 
 
 def _run_forked(
@@ -164,11 +159,11 @@ class Subprocess:
         main: The program's file.
     """
 
-    def __init__(self, main: Path) -> None:
+    def __init__(self, main: Path = _ROOT / "main.py") -> None:
         self.main = main
 
     def start(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
-        """Start."""
+        """Run a command, as `ForkServer.start` does."""
         own = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         with open(folder / OUTPUT, "ab") as output:
             process = subprocess.Popen(
@@ -179,19 +174,53 @@ class Subprocess:
                 env={**own, **environment, TRIAL_DIR_VARIABLE: str(folder.resolve())},
                 start_new_session=True,
             )
-        return _Started(process)
+
+        def poll() -> int | None:
+            code = process.poll()
+            if code is not None and process.stdin is not None:
+                process.stdin.close()
+            return code
+
+        return Child(process.pid, poll)
 
 
-class _Started:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        self.pid = process.pid
+Launcher = ForkServer | Subprocess
 
-    def poll(self) -> int | None:
-        code = self._process.poll()
-        if code is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-        return code
+
+def write_config(file: Path, tree: Mapping[str, Any], heading: str = "") -> None:
+    """Write what `--config` reads, below lines of comment."""
+    comment = "".join(f"# {line}\n" for line in heading.splitlines())
+    content = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+    write_text(file, f"{comment}{content}")
+
+
+def start_launcher(asked: str | None, program: Program, preload: str) -> Launcher:
+    """The launcher that was asked for, else the faster one that works here."""
+    if asked != "subprocess" and "forkserver" in multiprocessing.get_all_start_methods():
+        try:
+            return ForkServer(program, preload)
+        except OSError as error:
+            log.warning("no server to fork trials from (%s): each is started anew", error)
+    return Subprocess()
+
+
+def launcher_of(num_devices: int, asked: str | None, started: Launcher) -> Launcher:
+    """The launcher for trials of so many devices, given that for trials of one.
+
+    Lightning starts further ranks by running the command again: it must be one.
+
+    Raises:
+        ConfigError: forkserver was asked for, and a trial has several devices.
+    """
+    if num_devices == 1 or isinstance(started, Subprocess):
+        return started
+    if asked == "forkserver":
+        raise ConfigError(
+            "optuna.launcher", f"a trial of {num_devices} devices cannot be forked",
+            got="forkserver", remedy="Write subprocess, null, or trainer.devices: 1",
+        )  # fmt: skip
+    log.info("a trial uses %d devices: each is a process of its own", num_devices)
+    return Subprocess()
 
 
 def open_standard_files() -> None:

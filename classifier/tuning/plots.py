@@ -6,15 +6,16 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from classifier.files import replacing
+from classifier.tuning.space import Distribution
 from classifier.tuning.study import SweepStudy
 from classifier.tuning.trials import DEFAULT, was_interrupted
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _BLUE, _ORANGE, _PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 _INK, _GREY = "#222222", "#9A9A9A"
+_BEST: dict[str, Any]
+_BEST = {"color": _ORANGE, "linewidth": 2.5, "alpha": 1.0, "markersize": 5, "zorder": 5}
 _LEAST_FOR_IMPORTANCE = 4
 _MOST_LABELS = 20
 _INCHES = 8.0
@@ -35,52 +38,37 @@ Draw = Callable[["Figure", SweepStudy], bool]
 
 
 def write_plots(study: SweepStudy, folder: Path) -> dict[str, Path]:
-    """Draw the study.
-
-    Args:
-        study: As far as it has come.
-        folder: Where the PNG files go; it exists.
+    """Draw the study, as far as it has come, as PNG files in a folder that exists.
 
     Returns:
         Title -> file of what there is to show; nothing as long as no trial is complete.
     """
+    from matplotlib.figure import Figure
+
     if not _complete(study):
         return {}
-    plots: dict[str, tuple[str, Draw]] = {"History": ("history", _history)}
-    if len(study.settings.objectives) > 1:
-        plots["Pareto front"] = ("pareto_front", _pareto_front)
-    else:
-        plots |= {
-            "Importance of the parameters": ("importance", _importance),
-            "Intermediate values": ("intermediate_values", _intermediate_values),
-        }
-    plots["Parallel coordinates"] = ("parallel_coordinates", _parallel_coordinates)
+    plots: dict[str, tuple[str, Draw]] = {
+        "History": ("history", _history),
+        "Pareto front": ("pareto_front", _pareto_front),
+        "Importance of the parameters": ("importance", _importance),
+        "Intermediate values": ("intermediate_values", _intermediate_values),
+        "Parallel coordinates": ("parallel_coordinates", _parallel_coordinates),
+    }
     written = {}
     for title, (name, draw) in plots.items():
-        figure = _new_figure()
+        # The figure alone: pyplot would keep state that belongs to the caller's own plots.
+        figure = Figure(figsize=(_INCHES, 0.58 * _INCHES))
         if draw(figure, study):
             written[title] = folder / f"{name}.png"
-            with replacing(written[title]) as temporary:
-                _save(figure, temporary)
+            with replacing(written[title]) as temporary, warnings.catch_warnings():
+                # A letter that the font lacks is drawn as a box.
+                warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+                figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight")
     return written
 
 
-def _save(figure: Figure, file: Path) -> None:
-    with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box.
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-        figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
-
-
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Dotted keys shortened to what tells them apart: `optimizer_config.lr`, `train.1.p`.
-
-    Args:
-        keys: Dotted keys.
-
-    Returns:
-        Key -> short name; no two are equal.
-    """
+    """Dotted key -> what tells it apart: `optimizer_config.lr`, `train.1.p`."""
     words = {key: [word for word in key.split(".") if word != "init_args"] for key in keys}
     names = {}
     for key, own in words.items():
@@ -91,16 +79,6 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
             length += 1
         names[key] = ".".join(own[-length:])
     return names
-
-
-def _new_figure() -> Figure:
-    # The figure alone: pyplot would keep state that belongs to the caller's own plots.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_INCHES, 0.58 * _INCHES))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _axes(
@@ -134,10 +112,8 @@ def _history(figure: Figure, study: SweepStudy) -> bool:
         numbers = [trial.number for trial in complete]
         values = [float(trial.values[index]) for trial in complete]
         axes.scatter(numbers, values, s=26, color=_BLUE, label="complete", zorder=3)
-        best: list[float] = []
-        for value in values:
-            best.append(value if not best or objective.is_better(value, best[-1]) else best[-1])
         if len(objectives) == 1:
+            best = list(accumulate(values, max if objective.sign > 0 else min))
             axes.step(numbers, best, where="post", color=_ORANGE, label="best so far", zorder=2)
         for trial in complete:
             if trial.user_attrs.get(DEFAULT):
@@ -153,9 +129,9 @@ def _history(figure: Figure, study: SweepStudy) -> bool:
 
 def _mark_others(axes: Axes, study: SweepStudy) -> None:
     """Pruned and failed trials have no value: ticks along the lower edge."""
-    for state, colour, marker in (
-        (TrialState.PRUNED, _GREY, "|"),
-        (TrialState.FAIL, _PURPLE, "x"),
+    for state, label, colour, marker in (
+        (TrialState.PRUNED, "pruned", _GREY, "|"),
+        (TrialState.FAIL, "failed", _PURPLE, "x"),
     ):
         numbers = [
             trial.number
@@ -165,11 +141,13 @@ def _mark_others(axes: Axes, study: SweepStudy) -> None:
         if numbers:
             axes.scatter(
                 numbers, [0.02] * len(numbers), transform=axes.get_xaxis_transform(), s=36,
-                color=colour, marker=marker, label="pruned" if marker == "|" else "failed",
+                color=colour, marker=marker, label=label,
             )  # fmt: skip
 
 
 def _importance(figure: Figure, study: SweepStudy) -> bool:
+    if len(study.settings.objectives) > 1:
+        return False
     complete = _complete(study)
     # Trial 0 may lack a parameter, and conditional ones are lacking in many: those are left out.
     params = [
@@ -208,21 +186,19 @@ def _intermediate_values(figure: Figure, study: SweepStudy) -> bool:
         TrialState.FAIL: (_PURPLE, "--", "failed"),
     }
     labelled = set()
+    style: dict[str, Any]
     faint = max(0.08, min(0.55, 30 / len(study.trials())))
     for trial in study.trials():
         course = sorted(trial.intermediate_values.items())
         if not course or trial.state not in styles or was_interrupted(trial):
             continue
         colour, line, label = styles[trial.state]
-        is_best = best is not None and trial.number == best.number
-        if is_best:
-            label = f"best (trial {trial.number})"
+        style = {"color": colour, "linewidth": 1.2, "alpha": faint, "markersize": 2.5}
+        if best is not None and trial.number == best.number:
+            style, label = _BEST, f"best (trial {trial.number})"
         axes.plot(
             [epoch + 1 for epoch, _ in course], [value for _, value in course],
-            color=_ORANGE if is_best else colour, linestyle=line, alpha=1.0 if is_best else faint,
-            linewidth=2.4 if is_best else 1.2, marker="o", markersize=4 if is_best else 2.5,
-            label=None if label in labelled else label,
-            zorder=4 if is_best else 2,
+            linestyle=line, marker="o", label=None if label in labelled else label, **style,
         )  # fmt: skip
         labelled.add(label)
     if not axes.lines:
@@ -235,6 +211,8 @@ def _intermediate_values(figure: Figure, study: SweepStudy) -> bool:
 def _pareto_front(figure: Figure, study: SweepStudy) -> bool:
     objectives = study.settings.objectives
     pairs = list(combinations(range(len(objectives)), 2))
+    if not pairs:
+        return False
     figure.set_figheight(0.55 * _INCHES * len(pairs))
     figure.subplots_adjust(hspace=0.35)
     front = {trial.number for trial in study.study.best_trials}
@@ -262,33 +240,35 @@ def _parallel_coordinates(figure: Figure, study: SweepStudy) -> bool:
     from matplotlib.colors import Normalize
 
     complete = _complete(study)
-    keys = [
-        key for key in study.settings.space.parameters if any(key in t.params for t in complete)
-    ]
+    searched = study.settings.space.parameters
+    keys = [key for key in searched if any(key in trial.params for trial in complete)]
     if not keys:
         return False
+    spaces = {key: searched[key].distribution for key in keys}
     values = [float(trial.values[0]) for trial in complete]
     scale = Normalize(min(values), max(values))
     objective = study.settings.objective
     # The better, the darker.
-    colours = colormaps["viridis_r" if objective.direction == "maximize" else "viridis"]
+    colours = colormaps["viridis_r" if objective.sign > 0 else "viridis"]
     figure.set_figwidth(max(_INCHES, 1.7 * len(keys)))
     axes = _axes(figure)
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
     best = study.best()
     faint = max(0.15, min(0.65, 60 / len(complete)))
-    sign = 1 if objective.direction == "maximize" else -1
-    for trial, value in sorted(zip(complete, values, strict=True), key=lambda pair: sign * pair[1]):
-        heights = [_height(study, key, trial.params.get(key)) for key in keys]
-        is_best = best is not None and trial.number == best.number
-        axes.plot(
-            range(len(keys)), heights, color=_ORANGE if is_best else colours(scale(value)),
-            linewidth=2.6 if is_best else 1.1, alpha=1.0 if is_best else faint, marker="o",
-            markersize=5 if is_best else 3, zorder=5 if is_best else 2,
-            label=f"best (trial {trial.number})" if is_best else None,
-        )  # fmt: skip
-    _coordinate_axes(axes, study, keys)
+    ranked = sorted(zip(complete, values, strict=True), key=lambda pair: objective.sign * pair[1])
+    style: dict[str, Any]
+    for trial, value in ranked:
+        style = {"color": colours(scale(value)), "linewidth": 1.1, "alpha": faint, "markersize": 3}
+        label = None
+        if best is not None and trial.number == best.number:
+            style, label = _BEST, f"best (trial {trial.number})"
+        heights = [
+            _height(found, trial.params[key]) if key in trial.params else math.nan
+            for key, found in spaces.items()
+        ]
+        axes.plot(range(len(keys)), heights, marker="o", label=label, **style)
+    _coordinate_axes(axes, short_names(list(searched)), spaces)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, pad=0.09)
     bar.set_label(objective.metric)
     if best is not None:
@@ -296,17 +276,18 @@ def _parallel_coordinates(figure: Figure, study: SweepStudy) -> bool:
     return True
 
 
-def _coordinate_axes(axes: Axes, study: SweepStudy, keys: Sequence[str]) -> None:
-    names = short_names(list(study.settings.space.parameters))
-    labels = ["\n".join(names[key].rsplit(".", 1)) for key in keys]
-    axes.set_xticks(range(len(keys)), labels, fontsize=9)
+def _coordinate_axes(
+    axes: Axes, names: Mapping[str, str], spaces: Mapping[str, Distribution]
+) -> None:
+    labels = ["\n".join(names[key].rsplit(".", 1)) for key in spaces]
+    axes.set_xticks(range(len(labels)), labels, fontsize=9)
     axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     axes.set_yticks([])
-    axes.set_xlim(-0.15, len(keys) - 0.85)
+    axes.set_xlim(-0.15, len(labels) - 0.85)
     axes.set_ylim(-0.04, 1.04)
-    for place, key in enumerate(keys):
+    for place, found in enumerate(spaces.values()):
         axes.axvline(place, color="#BBBBBB", linewidth=1, zorder=1)
-        for told, height in _ticks(study, key).items():
+        for told, height in _ticks(found).items():
             axes.annotate(
                 told, (place, height), xytext=(6, 0), textcoords="offset points", fontsize=8,
                 va="center", color=_INK, zorder=6,
@@ -314,17 +295,15 @@ def _coordinate_axes(axes: Axes, study: SweepStudy, keys: Sequence[str]) -> None
             )  # fmt: skip
 
 
-def _ticks(study: SweepStudy, key: str) -> Mapping[str, float]:
+def _ticks(found: Distribution) -> dict[str, float]:
     """What is written along a parameter's axis -> its height."""
-    found = study.settings.space.parameters[key].distribution
     if isinstance(found, CategoricalDistribution):
         edges: Sequence[Any] = found.choices
     else:
-        assert isinstance(found, IntDistribution | FloatDistribution)
         middle = math.sqrt(found.low * found.high) if found.log else (found.low + found.high) / 2
         edges = [found.low, middle, found.high]
     return {
-        f"{edge:.3g}" if isinstance(edge, float) else _plain(edge): _height(study, key, edge)
+        f"{edge:.3g}" if isinstance(edge, float) else _plain(edge): _height(found, edge)
         for edge in edges
     }
 
@@ -334,16 +313,10 @@ def _plain(choice: Any) -> str:
     return str(choice)[:24].replace("$", r"\$")
 
 
-def _height(study: SweepStudy, key: str, value: Any) -> float:
-    """Where a value lies on its parameter's axis, from 0 to 1; nan where the trial has none."""
-    found = study.settings.space.parameters[key].distribution
+def _height(found: Distribution, value: Any) -> float:
+    """Where a value lies on its parameter's axis, from 0 to 1."""
     if isinstance(found, CategoricalDistribution):
-        if value not in found.choices:
-            return math.nan
         return found.choices.index(value) / max(1, len(found.choices) - 1)
-    assert isinstance(found, IntDistribution | FloatDistribution)
-    if value is None:
-        return math.nan
     low, high, here = float(found.low), float(found.high), float(value)
     if found.log:
         low, high, here = math.log(low), math.log(high), math.log(here)

@@ -7,12 +7,11 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
-from classifier.tuning.settings import Settings
 from classifier.tuning.study import SweepStudy
 from classifier.tuning.trials import was_interrupted
 
@@ -20,7 +19,6 @@ log = logging.getLogger(__name__)
 
 # Where nobody watches live, a running trial says so often how far it is.
 _PLAIN_SECONDS = 30.0
-_INTERRUPTED = "interrupted"
 _FORMAT = "{desc} |{bar:10}| {n_fmt}/{total_fmt} epochs, {remaining} left{postfix}"
 
 
@@ -28,32 +26,22 @@ _FORMAT = "{desc} |{bar:10}| {n_fmt}/{total_fmt} epochs, {remaining} left{postfi
 class _Line:
     started: float
     said: float
-    slot: int
     bar: Any = None
-    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Progress:
     """Shows the running trials and how each one ended.
 
     Args:
-        settings: The section `optuna`.
         study: Knows the best value so far.
         max_epochs: Of a training; None where it has no number.
         num_jobs: Trials at a time.
         noun: What a trial is called.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        study: SweepStudy,
-        max_epochs: int | None,
-        num_jobs: int,
-        noun: str = "trial",
-    ) -> None:
-        self.settings = settings
+    def __init__(self, study: SweepStudy, max_epochs: int | None, num_jobs: int, noun: str) -> None:
         self.study = study
+        self.settings = study.settings
         self.max_epochs = max_epochs
         self.num_jobs = num_jobs
         self.noun = noun
@@ -63,13 +51,12 @@ class Progress:
 
     def started(self, number: int, params: Mapping[str, Any]) -> None:
         """A trial has begun."""
-        used = {line.slot for line in self._lines.values()}
-        slot = next(i for i in range(len(used) + 1) if i not in used)
-        line = _Line(time.monotonic(), time.monotonic(), slot)
+        now = time.monotonic()
+        line = _Line(started=now, said=now)
         if self._live:
             columns, rows = shutil.get_terminal_size()
             line.bar = tqdm(
-                total=self.max_epochs, desc=f"{self.noun} {number}", position=slot, leave=False,
+                total=self.max_epochs, desc=f"{self.noun} {number}", leave=False,
                 bar_format=_FORMAT, file=sys.stderr, ncols=columns - 1, nrows=rows,
             )  # fmt: skip
         self._lines[number] = line
@@ -108,9 +95,11 @@ class Progress:
 
     def interrupted(self, number: int) -> None:
         """A trial was ended with the sweep."""
-        self._ended(number, _INTERRUPTED)
+        self._ended(number, "interrupted", going_on=False)
 
-    def _ended(self, number: int, how: str, level: int = logging.INFO) -> None:
+    def _ended(
+        self, number: int, how: str, level: int = logging.INFO, *, going_on: bool = True
+    ) -> None:
         line = self._lines.pop(number, None)
         if line is not None:
             self._seconds.append(time.monotonic() - line.started)
@@ -120,10 +109,9 @@ class Progress:
             f"{self.noun} {number} {how}",
             self._best(),
             f"{ended} of {self.settings.n_trials}",
+            self._left(self.settings.n_trials - ended) if going_on else "",
         ]
-        going_on = how != _INTERRUPTED
-        left = self._left(self.settings.n_trials - ended) if going_on else ""
-        log.log(level, "%s", "; ".join(part for part in [*parts, left] if part))
+        log.log(level, "%s", "; ".join(part for part in parts if part))
 
     def _best(self) -> str:
         if len(self.settings.objectives) > 1 or self.noun != "trial":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from classifier.files import write_text
 from classifier.tuning.plots import short_names
 from classifier.tuning.study import SweepStudy
-from classifier.tuning.summary import SweepResult, epochs_of
-from classifier.tuning.trials import REASON, RETRY_OF, values_used, was_interrupted
+from classifier.tuning.summary import SweepResult, columns_of
+from classifier.tuning.trials import REASON, RETRY_OF, epochs_of, was_interrupted
 
 # Nothing is loaded and nothing runs, whatever an error text or a class name says.
 _PAGE = """<!DOCTYPE html>
@@ -84,27 +84,20 @@ _PAGE = """<!DOCTYPE html>
 def write_report(
     study: SweepStudy, result: SweepResult, folder: Path, plots: Mapping[str, Path]
 ) -> Path:
-    """Write index.html.
-
-    Args:
-        study: As far as it has come.
-        result: Its summary.
-        folder: Where the page goes; it exists.
-        plots: Title -> PNG file.
-    """
+    """Write index.html into a folder that exists, given title -> PNG file of the plots."""
     settings = study.settings
-    metrics = [objective.metric for objective in settings.objectives]
-    names = short_names(list(settings.space.parameters))
+    metrics, keys = settings.metrics, list(settings.space.parameters)
+    names = short_names(keys).values()
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
     text = page.render(
         result=result,
         objectives=", ".join(f"{o.metric} {o.direction}d" for o in settings.objectives),
         counts=_counts(result),
-        keys=[*metrics, *settings.space.parameters],
+        keys=[*metrics, *keys],
         chosen=_chosen(study, result),
         repeated=_repeated(result),
         pictures={title: _as_data(file) for title, file in plots.items()},
-        header=["trial", "state", *metrics, *names.values(), "epochs", "seconds", "remark"],
+        header=["trial", "state", *metrics, *names, "epochs", "seconds", "remark"],
         rows=[_row(trial, study, result) for trial in study.trials()],
     )
     file = folder / "index.html"
@@ -148,13 +141,7 @@ def _chosen(study: SweepStudy, result: SweepResult) -> list[dict[str, Any]]:
 
 def _cells(trial: FrozenTrial, study: SweepStudy) -> dict[str, str]:
     """Metrics and parameters of a trial as text."""
-    metrics = [objective.metric for objective in study.settings.objectives]
-    values: Sequence[Any] = trial.values or [""] * len(metrics)
-    used = values_used(trial)
-    params = {
-        key: _shown(used[key]) if key in used else "" for key in study.settings.space.parameters
-    }
-    return {**dict(zip(metrics, map(_shown, values), strict=True)), **params}
+    return {name: _shown(value) for name, value in columns_of(trial, study.settings).items()}
 
 
 def _row(trial: FrozenTrial, study: SweepStudy, result: SweepResult) -> dict[str, Any]:

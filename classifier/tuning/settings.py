@@ -10,10 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from classifier.errors import ConfigError
-from classifier.runs import slug
 from classifier.tuning.distributions import parse_space
 from classifier.tuning.launching import LAUNCHERS
-from classifier.tuning.plugins import build_plugin, check_grid
+from classifier.tuning.samplers import build_pruner, build_sampler, check_grid
 from classifier.tuning.space import SearchSpace
 
 _DIRECTIONS = ("minimize", "maximize")
@@ -37,9 +36,10 @@ class Objective:
     metric: str
     direction: str
 
-    def is_better(self, left: float, right: float) -> bool:
-        """Whether the left value beats the right one."""
-        return left > right if self.direction == "maximize" else left < right
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return 1 if self.direction == "maximize" else -1
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Settings:
         return self.objectives[0]
 
     @property
-    def folder_name(self) -> str:
-        """The study's name as a path below runs/."""
-        return slug(self.study_name)
+    def metrics(self) -> list[str]:
+        """The names of all."""
+        return [objective.metric for objective in self.objectives]
 
 
 def parse_settings(section: Mapping[str, Any], experiment: str) -> Settings:
@@ -124,8 +124,8 @@ def parse_settings(section: Mapping[str, Any], experiment: str) -> Settings:
         "study_name": reader.text("study_name") or experiment,
         "storage": None if url is None else reader.collecting(lambda: _filled_in(url)),
         "storage_shown": None if url is None else masked(url),
-        "sampler": reader.class_spec("sampler", "TPESampler"),
-        "pruner": reader.class_spec("pruner", "MedianPruner"),
+        "sampler": reader.class_spec("sampler", "TPESampler", build_sampler),
+        "pruner": reader.class_spec("pruner", "MedianPruner", build_pruner),
         "timeout_seconds": reader.number("timeout_seconds"),
         "trial_timeout_seconds": reader.number("trial_timeout_seconds"),
         "n_jobs": reader.number("n_jobs", whole=True),
@@ -229,11 +229,10 @@ class _Section:
         return value
 
     def objectives(self) -> tuple[Objective, ...]:
-        for single, several in (("metric", "metrics"), ("direction", "directions")):
-            if self.section.get(single) is not None and self.section.get(several) is not None:
-                self.add(several, f"stands beside {single}", remedy=f"Keep {several} only")
-        metrics = self._listed("metric", "metrics")
-        directions = self._listed("direction", "directions")
+        metrics = self._listed("metric", "validation_f1_score")
+        directions = self._listed("direction", "maximize or minimize")
+        if len(set(map(str, metrics))) < len(metrics):
+            self.add("metrics", "names a metric twice", got=metrics)
         for value in directions:
             if value not in _DIRECTIONS:
                 self.add(
@@ -249,26 +248,27 @@ class _Section:
             return ()
         return tuple(Objective(*pair) for pair in zip(metrics, directions, strict=False))
 
-    def _listed(self, single: str, several: str) -> list[str]:
-        if self.section.get(several) is not None:
-            value = self.section[several]
-            if not isinstance(value, list) or not value:
-                self.add(several, "must be a list", got=value)
-                return []
-            if several == "metrics" and len(set(map(str, value))) < len(value):
-                self.add(several, "names a metric twice", got=value)
-            return value
-        value = self.section.get(single)
-        if value is None:
-            example = "validation_f1_score" if single == "metric" else "maximize or minimize"
+    def _listed(self, single: str, example: str) -> list[str]:
+        """The values of a key that has one, or of its plural that has several."""
+        several = f"{single}s"
+        value, values = self.section.get(single), self.section.get(several)
+        if values is not None:
+            if value is not None:
+                self.add(several, f"stands beside {single}", remedy=f"Keep {several} only")
+            if isinstance(values, list) and values:
+                return values
+            self.add(several, "must be a list", got=values)
+        elif value is None:
             self.add(single, "is missing", remedy=f"Write {single}: {example}")
-            return []
-        if not isinstance(value, str):
+        elif isinstance(value, str):
+            return [value]
+        else:
             self.add(single, "must be text", got=value, remedy=f"For several, write {several}")
-            return []
-        return [value]
+        return []
 
-    def class_spec(self, name: str, example: str) -> Mapping[str, Any] | None:
+    def class_spec(
+        self, name: str, example: str, build: Callable[[Mapping[str, Any]], Any]
+    ) -> Mapping[str, Any] | None:
         """A sampler or pruner, built once to see whether it can be."""
         value = self.section.get(name)
         if value is None:
@@ -284,7 +284,7 @@ class _Section:
                     f"{name}.{word}", "unknown key", remedy="It takes class_path and init_args"
                 )
                 return None
-        self.collecting(lambda: build_plugin(value, f"optuna.{name}"))
+        self.collecting(lambda: build(value))
         return value
 
     def devices(self) -> tuple[int, ...] | str | None:

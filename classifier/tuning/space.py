@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from optuna import Trial
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from classifier.trees import lookup, replace_value
+
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
 @dataclass(frozen=True)
@@ -29,24 +26,31 @@ class Parameter:
     """
 
     key: str
-    distribution: BaseDistribution
+    distribution: Distribution
     named: Mapping[str, Any] = field(default_factory=dict)
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def value_of(self, stored: Any) -> Any:
-        """What the configuration gets for a value of the study."""
-        return self.named.get(stored, stored) if isinstance(stored, str) else stored
+    def stored_of(self, value: Any, apart_from: Collection[str] = ()) -> Any:
+        """What the study holds for a value: the name of the choice that it is, else itself.
 
-    def stored_of(self, value: Any) -> Any:
-        """What the study holds for one of the choices."""
-        return next((name for name, choice in self.named.items() if same(choice, value)), value)
+        Args:
+            value: Of the configuration.
+            apart_from: Keys of a mapping in which it may differ from the choice.
+        """
+
+        def kept(tree: Any) -> Any:
+            if not isinstance(tree, Mapping):
+                return tree
+            return {key: inner for key, inner in tree.items() if key not in apart_from}
+
+        names = (name for name, choice in self.named.items() if same(kept(choice), kept(value)))
+        return next(names, value)
 
     def holds(self, stored: Any) -> bool:
         """Whether a stored value lies in the distribution."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
             return any(same(choice, stored) for choice in found.choices)
-        assert isinstance(found, IntDistribution | FloatDistribution)
         if isinstance(stored, bool) or not isinstance(stored, int | float):
             return False
         if isinstance(found, IntDistribution) and not isinstance(stored, int):
@@ -61,7 +65,6 @@ class Parameter:
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
             return list(found.choices)
-        assert isinstance(found, IntDistribution | FloatDistribution)
         return [found.low, found.high]
 
 
@@ -97,20 +100,11 @@ class SearchSpace:
                 params[key] = _draw(trial, parameter)
         return params
 
-    def overrides(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Stored values as values of the configuration, outer keys before inner ones."""
-        keys = sorted(params, key=lambda key: key.count("."))
-        return {key: self.parameters[key].value_of(params[key]) for key in keys}
-
     def applied_to(self, tree: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """A configuration with the values of a trial, in place.
-
-        Args:
-            tree: The configuration; it is changed.
-            params: Dotted key -> stored value.
-        """
-        for key, value in self.overrides(params).items():
-            replace_value(tree, key, value)
+        """A configuration, changed in place, with the stored values of a trial."""
+        for key in sorted(params, key=lambda key: key.count(".")):  # outer keys before inner ones
+            stored = params[key]
+            replace_value(tree, key, self.parameters[key].named.get(stored, stored))
         return tree
 
     def own_values(self, tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -128,32 +122,13 @@ class SearchSpace:
         for key, parameter in self.parameters.items():
             if not _applies(parameter, inside):
                 continue
-            stored = self._stored_of(parameter, lookup(tree, key))
+            inner = [k.removeprefix(f"{key}.") for k in self.parameters if k.startswith(f"{key}.")]
+            stored = parameter.stored_of(lookup(tree, key), apart_from=inner)
             if parameter.holds(stored):
                 inside[key] = stored
             else:
                 outside.append(key)
         return inside, outside
-
-    def _stored_of(self, parameter: Parameter, value: Any) -> Any:
-        """The name of the choice that a value is, apart from inner keys that are searched too."""
-        inner = {
-            k[len(parameter.key) + 1 :]
-            for k in self.parameters
-            if k.startswith(f"{parameter.key}.")
-        }
-
-        def outer(tree: Any) -> Any:
-            return (
-                {k: v for k, v in tree.items() if k not in inner}
-                if isinstance(tree, Mapping)
-                else tree
-            )
-
-        for name, choice in parameter.named.items():
-            if same(outer(choice), outer(value)):
-                return name
-        return value
 
     def probes(self) -> Iterator[dict[str, Any]]:
         """Few sets of stored values that together touch every end of every range and every choice.
@@ -186,9 +161,12 @@ class SearchSpace:
         """The space as plain data, equal for equal spaces."""
         return {
             key: {
-                "distribution": _plain_distribution(parameter.distribution),
-                "named": dict(parameter.named),
-                "when": {other: list(values) for other, values in parameter.when.items()},
+                "distribution": {
+                    "kind": type(parameter.distribution).__name__.removesuffix("Distribution"),
+                    **vars(parameter.distribution),
+                },
+                "named": parameter.named,
+                "when": parameter.when,
             }
             for key, parameter in sorted(self.parameters.items())
         }
@@ -218,11 +196,4 @@ def _draw(trial: Trial, parameter: Parameter) -> Any:
         return trial.suggest_int(
             parameter.key, found.low, found.high, step=found.step, log=found.log
         )
-    assert isinstance(found, FloatDistribution)
     return trial.suggest_float(parameter.key, found.low, found.high, step=found.step, log=found.log)
-
-
-def _plain_distribution(distribution: BaseDistribution) -> dict[str, Any]:
-    plain = {k: v for k, v in vars(distribution).items() if not k.startswith("_")}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
-    return {"kind": type(distribution).__name__.removesuffix("Distribution"), **plain}

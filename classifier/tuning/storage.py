@@ -19,9 +19,11 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
 
 from classifier.errors import ConfigError, RunError
 from classifier.tuning.settings import masked
+from classifier.tuning.trials import DRIVER
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +47,28 @@ class Storage:
         url: Of SQLAlchemy, secrets included.
         study_name: The study that this driver works on.
         folder: Of the study; its drivers are known by files there.
+        given_up: Whether the user has asked to end, so that nobody waits for a database.
 
     Raises:
         ConfigError: the storage cannot be opened, or another sweep works on it.
     """
 
-    def __init__(self, url: str, study_name: str, folder: Path) -> None:
+    def __init__(
+        self,
+        url: str,
+        study_name: str,
+        folder: Path,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.url = sqlalchemy_url(url)
         self.shown = masked(url)
         self.study_name = study_name
         self.folder = folder
-        self.running: list[set[int]] = []
         self.is_shared = self.url.get_backend_name() != "sqlite"
-        self.presence = self._appear()
-        engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
-        self._lock_engine = engine if self.is_shared else None
+        self.running: set[int] = set()  # Optuna's ids of the trials that this driver runs
+        self._given_up = given_up
+        self._presence = self._appear()
+        self._lock_engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
         try:
             with self.locked(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
@@ -103,18 +112,33 @@ class Storage:
         return lock
 
     @property
-    def driver(self) -> str:
+    def _driver(self) -> str:
         """This driver's name, unlike any other's."""
-        return Path(self.presence.lock_file).name
+        return Path(self._presence.lock_file).name
 
-    def is_dead(self, driver: str | None) -> bool:
+    def begin(self, trial: optuna.Trial) -> None:
+        """Take note that this driver runs a trial, and let other drivers know."""
+        if self.is_shared:
+            trial.set_user_attr(DRIVER, self._driver)
+            self.optuna.record_heartbeat(trial._trial_id)
+        self.running.add(trial._trial_id)
+
+    def beat(self) -> None:
+        """Tell the other drivers that the trials of this one are alive."""
+        if self.is_shared:
+            for trial_id in self.running:
+                self.optuna.record_heartbeat(trial_id)
+
+    def is_lost(self, trial: FrozenTrial) -> bool:
         """Whether the driver of a running trial is known to be gone.
 
-        Args:
-            driver: Its name; None when it died before it could give it. This driver's own, for a
-                trial that it does not know of: the database was lost while it was begun.
+        It died before it could give its name where there is none. Where the name is this driver's
+        own, of a trial that it does not know of, the database was lost while the trial was begun.
         """
-        if driver is None or not self.is_shared or driver == self.driver:
+        if trial._trial_id in self.running:
+            return False
+        driver = trial.user_attrs.get(DRIVER)
+        if driver is None or not self.is_shared or driver == self._driver:
             return True
         file = self.folder / "drivers" / driver
         if not driver.startswith(f"{socket.gethostname()}.") or not file.exists():
@@ -126,10 +150,17 @@ class Storage:
             return False
         return True
 
+    def fail_stale(self, study: optuna.Study) -> None:
+        """Fail the running trials of drivers that have been silent for too long."""
+        if self.is_shared:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                optuna.storages.fail_stale_trials(study)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Within the block no other driver of this study is in such a block."""
-        if self._lock_engine is None:
+        if not self.is_shared:
             yield
             return
         number = int.from_bytes(hashlib.sha256(self.study_name.encode()).digest()[:7], "big")
@@ -141,25 +172,11 @@ class Storage:
                 connection.execute(sqlalchemy.text(f"SELECT GET_LOCK('sweep-{number}', 600)"))
             yield  # the lock ends with the connection
 
-    def beat(self, trial_ids: list[int]) -> None:
-        """Tell the other drivers that these trials are alive."""
-        if self.is_shared:
-            for trial_id in trial_ids:
-                self.optuna.record_heartbeat(trial_id)
-
-    def fail_stale(self, study: optuna.Study) -> None:
-        """Fail the running trials of drivers that have been silent for too long."""
-        if self.is_shared:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                optuna.storages.fail_stale_trials(study)
-
-    def patiently(self, action: Callable[[], T], given_up: Callable[[], bool]) -> T:
+    def patiently(self, action: Callable[[], T]) -> T:
         """Do something with the database; when it is out of reach, wait for it.
 
         Args:
             action: May be repeated.
-            given_up: Whether nobody wants to wait any more.
 
         Raises:
             RunError: it stayed out of reach.
@@ -172,14 +189,11 @@ class Storage:
             except _OUTAGES as error:
                 # A file that is not locked but refuses (a full disk, say) will not come back.
                 waits = self.is_shared or "locked" in str(error.__cause__ or error)
-                if not waits or given_up() or time.monotonic() > until:
-                    reason = self._without_secret(error)
+                reason = self._without_secret(error)
+                if not waits or self._given_up() or time.monotonic() > until:
                     raise RunError(f"the study's storage is out of reach: {reason}") from None
                 if not told:
-                    log.warning(
-                        "the study's storage is out of reach (%s); waiting for it",
-                        self._without_secret(error),
-                    )
+                    log.warning("the study's storage is out of reach (%s); waiting for it", reason)
                     told = True
                 time.sleep(_RETRY_SECONDS)
 
@@ -197,10 +211,10 @@ class Storage:
         if storage is not None:
             storage.remove_session()
             storage.engine.dispose()
-        file = Path(self.presence.lock_file)
-        self.presence.release()
+        file = Path(self._presence.lock_file)
+        self._presence.release()
         # While a trial of this driver is not told to have ended, the file shows that it is gone.
-        if self.is_shared and file.exists() and not any(self.running):
+        if self.is_shared and file.exists() and not self.running:
             os.unlink(file)
 
 

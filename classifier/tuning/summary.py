@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,21 @@ from optuna.trial import FrozenTrial, TrialState
 from classifier.files import replacing, write_text
 from classifier.runs import BEST, CHECKPOINTS, Result
 from classifier.terminal import show
+from classifier.tuning.launching import write_config
 from classifier.tuning.settings import Settings
 from classifier.tuning.study import SweepStudy
-from classifier.tuning.trials import DEFAULT, EPOCHS, REASON, RETRY_OF, values_used, was_interrupted
+from classifier.tuning.trials import (
+    DEFAULT,
+    REASON,
+    RETRY_OF,
+    epochs_of,
+    values_used,
+    was_interrupted,
+)
 
 log = logging.getLogger(__name__)
 
 TRIALS = "trials"
-BEST_CONFIG = "best_config.yaml"
 
 
 @dataclass
@@ -66,27 +74,23 @@ class SweepResult(Result):
 
 
 def summarise(study: SweepStudy, folder: Path) -> SweepResult:
-    """Count and find the best.
-
-    Args:
-        study: The study.
-        folder: Its folder.
-    """
+    """Count the trials and find the best."""
     settings = study.settings
     trials = study.counted()
-    result = SweepResult("sweep", folder.as_posix(), status="completed")
-    result.study_name, result.n_trials = settings.study_name, settings.n_trials
-    result.seed = study.seed
-    result.num_complete = sum(t.state is TrialState.COMPLETE for t in trials)
-    result.num_pruned = sum(t.state is TrialState.PRUNED for t in trials)
-    given_up = sum(was_interrupted(t) for t in trials)
-    result.num_failed = sum(t.state is TrialState.FAIL for t in trials) - given_up
-    result.num_interrupted = given_up + sum(
+    states = Counter(trial.state for trial in trials)
+    given_up = sum(was_interrupted(trial) for trial in trials)
+    to_repeat = sum(
         t.state is TrialState.WAITING and RETRY_OF in t.user_attrs for t in study.trials()
     )
+    result = SweepResult(
+        "sweep", folder.as_posix(), "completed", seed=study.seed,
+        study_name=settings.study_name, n_trials=settings.n_trials,
+        num_complete=states[TrialState.COMPLETE], num_pruned=states[TrialState.PRUNED],
+        num_failed=states[TrialState.FAIL] - given_up, num_interrupted=given_up + to_repeat,
+    )  # fmt: skip
     best = study.best()
     if best is not None:
-        take_as_best(result, best, settings, folder)
+        take_as_best(result, best, settings)
     if len(settings.objectives) > 1 and result.num_complete:
         result.pareto_trials = sorted(trial.number for trial in study.study.best_trials)
     for trial in trials:
@@ -96,102 +100,94 @@ def summarise(study: SweepStudy, folder: Path) -> SweepResult:
     return result
 
 
-def take_as_best(result: SweepResult, trial: FrozenTrial, settings: Settings, folder: Path) -> None:
-    """Let a result speak of one trial as the best.
-
-    Args:
-        result: Changed in place.
-        trial: Complete.
-        settings: Of the sweep.
-        folder: Of the study.
-    """
+def take_as_best(result: SweepResult, trial: FrozenTrial, settings: Settings) -> None:
+    """Let a result speak of a complete trial as the best."""
     result.best_trial = trial.number
     result.best_params = values_used(trial)
     result.metrics = values_of(trial, settings)
     result.monitor, result.best_score = settings.objective.metric, float(trial.values[0])
-    file = folder / TRIALS / f"{trial.number:04d}" / CHECKPOINTS / BEST
-    result.best_checkpoint = file.relative_to(folder).as_posix() if file.is_file() else None
+    file = Path(TRIALS, f"{trial.number:04d}", CHECKPOINTS, BEST)
+    result.best_checkpoint = file.as_posix() if Path(result.output_dir, file).is_file() else None
 
 
 def values_of(trial: FrozenTrial, settings: Settings) -> dict[str, float]:
     """Objective -> value of a complete trial."""
-    names = [objective.metric for objective in settings.objectives]
-    return dict(zip(names, map(float, trial.values), strict=True))
+    return dict(zip(settings.metrics, map(float, trial.values), strict=True))
 
 
-def write_trials(study: SweepStudy, result: SweepResult, file: Path) -> None:
+def columns_of(trial: FrozenTrial, settings: Settings) -> dict[str, Any]:
+    """Every objective and searched key -> what a trial has of it; empty text where nothing."""
+    values = trial.values or [""] * len(settings.objectives)
+    used = values_used(trial)
+    return {
+        **dict(zip(settings.metrics, values, strict=True)),
+        **{key: used.get(key, "") for key in settings.space.parameters},
+    }
+
+
+def write_trials(study: SweepStudy, result: SweepResult) -> None:
     """Write trials.csv: a row for every trial, interrupted ones included, by number."""
     settings = study.settings
-    metrics = [objective.metric for objective in settings.objectives]
-    keys = list(settings.space.parameters)
-    best = set(result.pareto_trials) | {result.best_trial}
+    best = {*result.pareto_trials, result.best_trial}
     with (
-        replacing(file) as temporary,
+        replacing(Path(result.output_dir, "trials.csv")) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as stream,
     ):
         writer = csv.writer(stream)
+        params = [f"params_{key}" for key in settings.space.parameters]
         writer.writerow(
-            ["number", "state", *metrics, *(f"params_{key}" for key in keys), "is_best",
-             "epochs", "seconds", "retry_of", "reason"]
+            ["number", "state", *settings.metrics, *params, "is_best", "epochs", "seconds",
+             "retry_of", "reason"]
         )  # fmt: skip
         for trial in study.trials():
-            values = trial.values or [""] * len(metrics)
             duration = trial.duration
-            used = values_used(trial)
+            seconds = "" if duration is None else f"{duration.total_seconds():.2f}"
             interrupted = "interrupted" if was_interrupted(trial) else ""
             writer.writerow(
-                [trial.number, trial.state.name, *values]
-                + ["" if used.get(key) is None else used[key] for key in keys]
-                + [trial.number in best, epochs_of(trial)]
-                + ["" if duration is None else f"{duration.total_seconds():.2f}"]
-                + [trial.user_attrs.get(RETRY_OF, "")]
-                + [trial.user_attrs.get(REASON, interrupted)]
-            )
-
-
-def epochs_of(trial: FrozenTrial) -> int | str:
-    """Epochs that were trained; empty where unknown."""
-    told = max(trial.intermediate_values) + 1 if trial.intermediate_values else ""
-    return trial.user_attrs.get(EPOCHS) or told
+                [trial.number, trial.state.name, *columns_of(trial, settings).values(),
+                 trial.number in best, epochs_of(trial), seconds,
+                 trial.user_attrs.get(RETRY_OF, ""), trial.user_attrs.get(REASON, interrupted)]
+            )  # fmt: skip
 
 
 def write_best_configs(
     study: SweepStudy,
     result: SweepResult,
-    folder: Path,
-    write_config: Callable[[Path, Mapping[str, Any], str], None],
+    config_of: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> None:
     """Write the configuration of the best trial, or of every Pareto point, ready to train.
 
-    Args:
-        study: The study.
-        result: Gets the names of the files.
-        folder: Of the study.
-        write_config: Writes a configuration, given its path, values and a heading.
+    The names of the files go into the result; config_of gives the configuration for a trial's
+    stored values.
     """
+    folder = Path(result.output_dir)
     files = {number: f"best_config_{number:04d}.yaml" for number in result.pareto_trials}
     if result.best_trial is not None:
-        files = {result.best_trial: BEST_CONFIG}
+        files = {result.best_trial: "best_config.yaml"}
     if files:
         for stale in folder.glob("best_config*.yaml"):
             if stale.name not in files.values():
                 stale.unlink()
     trials = study.trials()
     for number, name in files.items():
-        told = ", ".join(
-            f"{k} {v:.6g}" for k, v in values_of(trials[number], study.settings).items()
-        )
+        values = values_of(trials[number], study.settings).items()
+        told = ", ".join(f"{metric} {value:.6g}" for metric, value in values)
         heading = f"Trial {number} of the study {study.settings.study_name}: {told}."
-        write_config(folder / name, trials[number].params, "\n".join([heading, *result.verdict]))
+        config = config_of(trials[number].params)
+        # runs/<study>/ is the sweep's: what is trained from here has a folder of its own.
+        own = Path(name).stem.replace("_config", "").replace("_", "-")
+        config["custom_folder_name"] = f"{config['custom_folder_name']}-{own}"
+        write_config(folder / name, config, "\n".join([heading, *result.verdict]))
     result.best_configs = list(files.values())
 
 
-def write_result(result: SweepResult, folder: Path) -> None:
+def write_result(result: SweepResult) -> None:
     """Write result.json."""
-    write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+    file = Path(result.output_dir, "result.json")
+    write_text(file, json.dumps(asdict(result), indent=2) + "\n")
 
 
-def write_pictures(study: SweepStudy, result: SweepResult, folder: Path) -> None:
+def write_pictures(study: SweepStudy, result: SweepResult) -> None:
     """Write report/: plots and a page that shows them.
 
     Nothing depends on them: what goes wrong here is told, and the sweep's result stands.
@@ -199,7 +195,7 @@ def write_pictures(study: SweepStudy, result: SweepResult, folder: Path) -> None
     from classifier.tuning.plots import write_plots
     from classifier.tuning.report import write_report
 
-    report = folder / "report"
+    report = Path(result.output_dir, "report")
     report.mkdir(exist_ok=True)
     try:
         write_report(study, result, report, write_plots(study, report))
@@ -207,12 +203,12 @@ def write_pictures(study: SweepStudy, result: SweepResult, folder: Path) -> None
         log.exception("the report could not be drawn")
 
 
-def compared_once(settings: Settings, result: SweepResult) -> Sequence[str]:
+def compared_once(result: SweepResult) -> list[str]:
     """What one run of each says: nothing that could be relied on."""
     if result.best_trial is None:
         return []
-    metric = settings.objective.metric
-    best, default = result.metrics[metric], result.default_metrics.get(metric)
+    ((metric, best),) = result.metrics.items()
+    default = result.default_metrics.get(metric)
     if default is None:
         return [f"{metric}: {best:.6g} in trial {result.best_trial}; the default has no value."]
     if best == default:
@@ -227,8 +223,7 @@ def compared_once(settings: Settings, result: SweepResult) -> Sequence[str]:
 def print_summary(result: SweepResult) -> None:
     """Print counts, the best trial, the verdict, and what to do with it."""
     counts = {
-        "complete": result.num_complete, "pruned": result.num_pruned,
-        "failed": result.num_failed,
+        "complete": result.num_complete, "pruned": result.num_pruned, "failed": result.num_failed,
     }  # fmt: skip
     told = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
     show(f"{sum(counts.values())} of {result.n_trials} trials: {told or 'none'}")

@@ -1,9 +1,8 @@
-"""What a study's attributes say of its trials, and of what has changed since it was begun."""
+"""What a study's attributes say of its trials."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -29,22 +28,29 @@ def values_used(trial: FrozenTrial) -> dict[str, Any]:
     return {**trial.user_attrs.get(OUTSIDE, {}), **trial.params}
 
 
+def epochs_of(trial: FrozenTrial) -> int | str:
+    """Epochs that were trained; empty where unknown."""
+    told = max(trial.intermediate_values) + 1 if trial.intermediate_values else ""
+    return trial.user_attrs.get(EPOCHS) or told
+
+
 def superseded(trials: list[FrozenTrial]) -> set[int]:
     """The numbers of the trials that another one repeats."""
     return {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
 
 
-def counted_of(trials: list[FrozenTrial]) -> Iterator[FrozenTrial]:
-    """The trials that make up n_trials."""
+def counted_of(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that make up n_trials: begun, and not superseded by a repetition."""
     repeated = superseded(trials)
-    for trial in trials:
-        if trial.state is not TrialState.WAITING and trial.number not in repeated:
-            yield trial
+    return [
+        trial
+        for trial in trials
+        if trial.state is not TrialState.WAITING and trial.number not in repeated
+    ]
 
 
-def chain(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> Iterator[int]:
-    """The numbers of the trials that one repeats, newest first."""
-    number = attributes.get(RETRY_OF)
+def chain(number: int | None, trials: list[FrozenTrial]) -> Iterator[int]:
+    """The numbers of a trial and of those that it repeats, newest first; nothing for None."""
     while number is not None:
         yield number
         number = trials[number].user_attrs.get(RETRY_OF)
@@ -53,7 +59,7 @@ def chain(attributes: Mapping[str, Any], trials: list[FrozenTrial]) -> Iterator[
 def crashes(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
     """How often in a row a trial's driver died without an epoch more than the time before."""
     count = 0
-    for number in chain({RETRY_OF: trial.number}, trials):
+    for number in chain(trial.number, trials):
         this = trials[number]
         before = this.user_attrs.get(RETRY_OF)
         epochs = [len(t.intermediate_values) for t in (this, trials[before or 0])]
@@ -61,24 +67,3 @@ def crashes(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
             break
         count += 1
     return count
-
-
-def as_stored(tree: Any) -> Any:
-    """A tree as it comes back from the database: text for keys, lists for tuples."""
-    return json.loads(json.dumps(tree, default=str))
-
-
-def differences(before: Any, now: Any, key: str) -> Iterator[str]:
-    """What differs between two trees, by dotted key.
-
-    Args:
-        before: As it comes back from the database.
-        now: As it would come back.
-        key: Where both stand.
-    """
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for name in dict.fromkeys([*before, *now]):
-            here = f"{key}.{name}" if key else str(name)
-            yield from differences(before.get(name), now.get(name), here)
-    elif json.dumps(before) != json.dumps(now):
-        yield f"{key} was {before!r} and is {now!r}"

@@ -21,7 +21,7 @@ from classifier.entry import main
 from classifier.errors import ConfigError
 from classifier.tuning.launching import LAUNCHERS
 from classifier.tuning.summary import SweepResult
-from tests.tuning.test_sweep import alive
+from tests.tuning.conftest import wait_until_gone
 
 ROOT = Path(__file__).parents[2]
 LR = "model.init_args.optimizer_config.lr"
@@ -184,10 +184,7 @@ def test_orphaned_training_ends_within_ten_seconds(
     assert len(working) >= 3  # the driver, a trial, its worker
     driver.kill()
     driver.communicate()
-    end = time.monotonic() + 10
-    while any(map(alive, working)):
-        assert time.monotonic() < end, "an orphan lives on"
-        time.sleep(0.1)
+    wait_until_gone(*working)
 
 
 def processes_in(folder: Path) -> list[int]:

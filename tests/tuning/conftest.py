@@ -93,6 +93,12 @@ class Sweep:
         self.process.communicate(timeout=20)
 
 
+@pytest.fixture(autouse=True)
+def quiet_optuna() -> None:
+    """As in a sweep: a line for every trial is nothing that anybody wants to read."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
 @pytest.fixture
 def run_sweep(workplace: Path) -> Callable[..., tuple[int, str, str]]:
     """Run a whole sweep over the fake training."""
@@ -124,6 +130,22 @@ def starts(folder: Path) -> list[list[str]]:
     """Every start of a trial: folder name, process, first epoch, CUDA_VISIBLE_DEVICES."""
     file = folder / "starts.txt"
     return [line.split(" ") for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, one that nobody has waited for left out."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(*pids: int) -> None:
+    """Within ten seconds none of these processes is left."""
+    end = time.monotonic() + 10
+    while any(map(alive, pids)):
+        assert time.monotonic() < end, "an orphan lives on"
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

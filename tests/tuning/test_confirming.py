@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import optuna
-import pytest
 
 from classifier.tuning.confirming import CANDIDATE, SEED, judge, plan
-from classifier.tuning.settings import Confirm, Objective, parse_settings
+from classifier.tuning.settings import Objective, parse_settings
 from tests.tuning.test_settings import GOOD
 
 MAXIMIZE = Objective("validation_f1_score", "maximize")
@@ -53,11 +52,11 @@ def test_verdict_does_not_hang_on_repetitions_that_failed() -> None:
 
 
 def test_plan_repeats_the_default_and_the_best_over_seeds_of_their_own() -> None:
-    settings = parse_settings(GOOD, "study")
+    settings = parse_settings({**GOOD, "confirm": {"top_k": 2, "seeds": 3}}, "study")
     study = optuna.create_study(direction="maximize")
     study.enqueue_trial({"model.x": 0.9}, user_attrs={"default": True})
     study.optimize(lambda trial: trial.suggest_float("model.x", 0, 1), n_trials=8)
-    repeats = plan(settings, Confirm(top_k=2, seeds=3), study.trials, seed=42)
+    repeats = plan(settings, study.trials, seed=42)
     assert repeats is not None
     others = sorted(study.trials[1:], key=lambda trial: -(trial.value or 0))[:2]
     assert repeats.candidates == (0, *[t.number for t in others])
@@ -73,7 +72,8 @@ def test_plan_takes_no_seed_that_a_trial_has_seen() -> None:
     study.optimize(
         lambda trial: trial.suggest_categorical("seed_everything", [1, 2, 3]), n_trials=2
     )
-    repeats = plan(parse_settings(GOOD, "s"), Confirm(1, 2), study.trials, seed=1)
+    settings = parse_settings({**GOOD, "confirm": {"top_k": 1, "seeds": 2}}, "study")
+    repeats = plan(settings, study.trials, seed=1)
     assert repeats is not None
     assert {pair[SEED] for pair in repeats.pairs} == {2, 4}
 
@@ -82,9 +82,5 @@ def test_plan_is_none_when_there_is_nothing_to_compare() -> None:
     study = optuna.create_study(direction="maximize")
     study.enqueue_trial({"model.x": 0.9}, user_attrs={"default": True})
     study.optimize(lambda trial: trial.suggest_float("model.x", 0, 1), n_trials=1)
-    assert plan(parse_settings(GOOD, "s"), Confirm(1, 2), study.trials, 1) is None
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    settings = parse_settings({**GOOD, "confirm": {"top_k": 1, "seeds": 2}}, "study")
+    assert plan(settings, study.trials, seed=1) is None

@@ -9,13 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from classifier.tuning import launching
-from tests.tuning.conftest import ROOT
-from tests.tuning.test_sweep import alive
+from tests.tuning.conftest import ROOT, wait_until_gone
 
 # What the driver of the tests below runs: it starts one child and waits.
 DRIVER = """
@@ -25,11 +23,11 @@ from classifier.tuning.launching import ForkServer, Subprocess
 from tests.tuning import probing
 folder = Path(sys.argv[2])
 launcher = (
-    ForkServer(probing.program, probing.__name__, Path(sys.argv[3]))
+    ForkServer(probing.program, probing.__name__)
     if sys.argv[1] == "forkserver"
     else Subprocess(Path(probing.__file__))
 )
-child = launcher.start(sys.argv[4:], folder, {"GIVEN": "yes"})
+child = launcher.start(sys.argv[3:], folder, {"GIVEN": "yes"})
 (folder / "pid").write_text(str(child.pid))
 while (code := child.poll()) is None:
     time.sleep(0.01)
@@ -39,7 +37,7 @@ while (code := child.poll()) is None:
 
 def drive(launcher: str, folder: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, launcher, str(folder), str(ROOT), *words],
+        [sys.executable, "-c", DRIVER, launcher, str(folder), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
@@ -57,12 +55,14 @@ launchers = pytest.mark.parametrize("launcher", launching.LAUNCHERS)
 
 @launchers
 def test_child_has_folder_environment_group_and_output_of_its_own(
-    launcher: str, tmp_path: Path
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CLASSIFIER_RUN_DIR", "/elsewhere")  # of an earlier command
     assert drive(launcher, tmp_path, "tell").wait(timeout=60) == 0
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["words"] == ["tell"]
     assert told["given"] == "yes"
+    assert told["run_dir"] is None
     assert told["group"] == told["pid"]
     assert told["start_method"] == "fork"
     assert (tmp_path / "code").read_text() == "7"
@@ -90,10 +90,7 @@ def test_children_are_gone_when_the_driver_was_killed(
     grandchild = int(wait_for(tmp_path / "grandchild"))
     driver.kill()
     driver.wait()
-    end = time.monotonic() + 10
-    while alive(pid) or alive(grandchild):
-        assert time.monotonic() < end, "an orphan lives on"
-        time.sleep(0.05)
+    wait_until_gone(pid, grandchild)
 
 
 @launchers
@@ -102,20 +99,10 @@ def test_kill_reaches_what_the_child_started(launcher: str, tmp_path: Path) -> N
     pid = int(wait_for(tmp_path / "pid"))
     grandchild = int(wait_for(tmp_path / "grandchild"))
 
-    class Known:
-        def __init__(self) -> None:
-            self.pid = pid
-
-        def poll(self) -> int | None:
-            return None
-
-    launching.kill(Known())
+    launching.kill(launching.Child(pid, lambda: None))
     assert driver.wait(timeout=30) == 0
     assert (tmp_path / "code").read_text() == str(-signal.SIGKILL)
-    end = time.monotonic() + 10
-    while alive(grandchild):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until_gone(grandchild)
 
 
 def test_warm_server_only_imports(tmp_path: Path) -> None:
@@ -140,15 +127,3 @@ heavy = {"torch", "lightning", "matplotlib", "pandas", "sklearn", "scipy"} & set
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_variables_of_an_earlier_command_are_not_inherited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLASSIFIER_RUN_DIR", "/elsewhere")
-    for launcher in launching.LAUNCHERS:
-        folder = tmp_path / launcher
-        folder.mkdir()
-        assert drive(launcher, folder, "tell").wait(timeout=60) == 0
-        told: Any = json.loads((folder / "told.json").read_text())
-        assert told["run_dir"] is None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from PIL import Image
 
@@ -136,8 +135,3 @@ def test_pictures_can_be_drawn_of_any_name(open_study: Any, workplace: Path, nam
     study = open_study({"n_trials": 6, "search_spaces": space})
     fill(study, 6, lambda number: (float(number),))
     assert "Parallel coordinates" in write_plots(study, workplace)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)

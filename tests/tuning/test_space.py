@@ -85,7 +85,6 @@ def test_keys_that_no_trial_can_set_are_refused() -> None:
     log=st.booleans(),
 )
 def test_draws_lie_in_the_bounds(low: float, width: float, seed: int, log: bool) -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = space_of(a={"distribution": "float", "low": low, "high": low + width, "log": log})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     drawn = space.suggest(study.ask())["model.a"]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-import sqlalchemy
 from optuna.trial import TrialState
 
-from classifier.errors import ConfigError, RunError
 from classifier.tuning.settings import parse_settings
 from classifier.tuning.storage import Storage
 from classifier.tuning.study import SweepStudy
@@ -24,7 +20,6 @@ OWN = {"model.x": 0.9}
 @pytest.fixture
 def reopen(workplace: Path) -> Iterator[Callable[..., SweepStudy]]:
     """Open the study as the next driver does, when the one before has died."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     opened: list[Storage] = []
 
     def open_it(config: Any = None, **section: Any) -> SweepStudy:
@@ -120,34 +115,3 @@ def test_study_is_unchanged_when_its_settings_only_went_through_json(
     config = {"seed_everything": 1, "model": {"sizes": (1, 2)}}
     reopen(config, search_spaces=spaces)
     reopen(config, search_spaces=spaces)
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("sqlite://", "a database in memory is lost with the sweep"),
-        ("sqlite:///:memory:", "a database in memory is lost with the sweep"),
-        ("nonsense://host/db", "is no database URL"),
-        (
-            "postgresql://me:sec@ret@host/db",
-            "the password holds an @, got 'postgresql://me:***@host/db'",
-        ),
-        ("sqlite:////proc/nowhere/study.db", "no lock can be had beside it"),
-    ],
-)
-def test_storage_is_refused_in_words(url: str, message: str, workplace: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Storage(url, "study", workplace)
-    assert message in str(caught.value)
-    assert "sec@ret" not in str(caught.value)
-
-
-def test_full_disk_is_not_waited_for(reopen: Callable[..., SweepStudy]) -> None:
-    def write() -> None:
-        raise sqlalchemy.exc.OperationalError(
-            "INSERT", {}, sqlite3.OperationalError("database or disk is full")
-        )
-
-    storage = reopen({"seed_everything": 1}).storage
-    with pytest.raises(RunError, match="database or disk is full"):
-        storage.patiently(write, lambda: False)

@@ -24,15 +24,19 @@ from optuna.trial import TrialState
 from classifier.errors import ConfigError
 from classifier.runs import find_checkpoint
 from classifier.tuning.trials import MOST_CRASHES
-from tests.tuning.conftest import ROOT, SECRET, SPACE, Sweep, shared_trials, starts, study, tree
+from tests.tuning.conftest import (
+    ROOT,
+    SECRET,
+    SPACE,
+    Sweep,
+    alive,
+    shared_trials,
+    starts,
+    study,
+    tree,
+    wait_until_gone,
+)
 from tests.tuning.fake_training import curve
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def read_table(file: Path) -> list[dict[str, str]]:
@@ -103,6 +107,10 @@ def test_pruning_decisions_are_those_of_optuna_in_one_process(
     assert [t.value for t in swept] == [t.value for t in alone.trials]
 
 
+FAILING = {
+    **SPACE,
+    "model.behaviour": {"distribution": "categorical", "choices": ["well", "error"]},
+}
 REASONS = {
     "killed": "killed by SIGKILL",
     "error": "exit code 1: model.x: is broken.",
@@ -132,11 +140,7 @@ def test_trial_counts_only_with_a_whole_finite_result(run_sweep: Any, workplace:
 
 
 def test_same_failure_is_told_once(run_sweep: Any, workplace: Path) -> None:
-    space = {
-        **SPACE,
-        "model.behaviour": {"distribution": "categorical", "choices": ["well", "error"]},
-    }
-    content = tree(n_trials=10, search_spaces=space, sampler="RandomSampler")
+    content = tree(n_trials=10, search_spaces=FAILING, sampler="RandomSampler")
     content["model"]["behaviour"] = "well"
     code, _, err = run_sweep(content)
     assert code == 0, err
@@ -159,11 +163,7 @@ def test_sweep_gives_up_when_its_first_three_trials_fail(run_sweep: Any, workpla
 
 
 def test_max_failures_ends_a_sweep_that_has_results(run_sweep: Any, workplace: Path) -> None:
-    space = {
-        **SPACE,
-        "model.behaviour": {"distribution": "categorical", "choices": ["well", "error"]},
-    }
-    content = tree(n_trials=40, search_spaces=space, max_failures=2, sampler="RandomSampler")
+    content = tree(n_trials=40, search_spaces=FAILING, max_failures=2, sampler="RandomSampler")
     content["model"]["behaviour"] = "well"
     code, _, err = run_sweep(content)
     assert code == 0
@@ -171,13 +171,11 @@ def test_max_failures_ends_a_sweep_that_has_results(run_sweep: Any, workplace: P
     assert sum(t.state is TrialState.FAIL for t in study(workplace).trials) == 2
 
 
-def test_hanging_trial_is_killed_when_its_time_is_over(
-    run_sweep: Any, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_trial_is_killed_when_its_time_is_over(run_sweep: Any, workplace: Path) -> None:
     space = {**SPACE, "model.behaviour": {"distribution": "categorical", "choices": ["hangs"]}}
     content = tree(n_trials=1, search_spaces=space, trial_timeout_seconds=0.3)
     content["model"]["behaviour"] = "hangs"
-    code, _, err = run_sweep(content, SWEEP_GRACE_SECONDS="0.3")
+    code, _, err = run_sweep(content, "impatient")
     assert code == 1
     assert "took longer than trial_timeout_seconds (0.3 s)" in err
     (trial,) = study(workplace).trials
@@ -185,26 +183,17 @@ def test_hanging_trial_is_killed_when_its_time_is_over(
     assert not alive(int(starts(workplace)[0][1]))
 
 
-def test_resumed_sweep_reaches_its_total_and_repeats_no_sample(
+def test_resumed_sweep_reaches_its_total_and_draws_what_a_whole_one_draws(
     run_sweep: Any, workplace: Path
 ) -> None:
     assert run_sweep(tree(n_trials=5))[0] == 0
-    assert run_sweep(tree(n_trials=10))[0] == 0
-    assert run_sweep(tree(n_trials=10))[0] == 0
-    trials = study(workplace).trials
-    assert len(trials) == 10
-    assert len({trial.params["model.x"] for trial in trials}) == 10
-    assert len(starts(workplace)) == 10
-
-
-def test_resumed_sweep_draws_what_an_uninterrupted_one_draws(
-    run_sweep: Any, workplace: Path
-) -> None:
-    run_sweep(tree(n_trials=5))
-    run_sweep(tree(n_trials=14))
-    run_sweep(tree(n_trials=14, study_name="whole"))
-    drawn = [[t.params for t in study(workplace, name).trials] for name in ("study", "whole")]
-    assert drawn[0] == drawn[1]
+    assert run_sweep(tree(n_trials=14))[0] == 0
+    assert run_sweep(tree(n_trials=14))[0] == 0
+    drawn = [trial.params["model.x"] for trial in study(workplace).trials]
+    assert len(set(drawn)) == len(drawn) == 14
+    assert len(starts(workplace)) == 14
+    assert run_sweep(tree(n_trials=14, study_name="whole"))[0] == 0
+    assert drawn == [trial.params["model.x"] for trial in study(workplace, "whole").trials]
 
 
 @pytest.mark.parametrize(
@@ -297,11 +286,7 @@ def test_killed_sweep_loses_no_trial_and_leaves_no_process(workplace: Path) -> N
         sweep.until_started(1)
         time.sleep(0.15 + 0.07 * (attempt % 5))
         sweep.kill()
-        pids = [int(start[1]) for start in starts(workplace)]
-        end = time.monotonic() + 10
-        while any(map(alive, pids)):
-            assert time.monotonic() < end, "an orphan lives on"
-            time.sleep(0.05)
+        wait_until_gone(*(int(start[1]) for start in starts(workplace)))
     code, _, err = Sweep(workplace, content).wait()
     assert code == 0, err
     found = study(workplace)

@@ -22,29 +22,32 @@ _ONE_SEED = ("GridSampler", "QMCSampler")
 _KINDS = {"sampler": BaseSampler, "pruner": BasePruner}
 
 
-def build_sampler(spec: Mapping[str, Any] | None, seed: int, *, conditional: bool) -> BaseSampler:
+def build_sampler(
+    spec: Mapping[str, Any] | None, seed: int | None = None, *, conditional: bool = False
+) -> BaseSampler:
     """The sampler of a configuration; TPE where it names none.
 
     Args:
-        spec: class_path and init_args.
-        seed: Its seed, as `seed_for` gives it, where the class takes one.
+        spec: class_path and init_args, nested where an argument is a sampler itself.
+        seed: As `seed_for` gives it, for a class that takes one; goes before one in init_args.
         conditional: Whether parameters exist only for some values of others.
+
+    Raises:
+        ConfigError: no such class, one of another kind, or arguments that it refuses.
     """
     if spec is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return TPESampler(seed=seed, group=conditional)
-    arguments = {k: v for k, v in (spec.get("init_args") or {}).items() if k != "seed"}
-    own = {"class_path": spec["class_path"], "init_args": arguments}
-    built: BaseSampler = build_plugin(own, "optuna.sampler", {"seed": seed})
+    built: BaseSampler = _built(spec, "sampler", seed)
     return built
 
 
 def build_pruner(spec: Mapping[str, Any] | None) -> BasePruner:
-    """The pruner of a configuration; Optuna's default, the median, where it names none."""
+    """The pruner of a configuration, as `build_sampler`; the median one where it names none."""
     if spec is None:
         return optuna.pruners.MedianPruner()
-    built: BasePruner = build_plugin(spec, "optuna.pruner")
+    built: BasePruner = _built(spec, "pruner", None)
     return built
 
 
@@ -70,10 +73,6 @@ def seed_for(spec: Mapping[str, Any] | None, base: int, number: int) -> int:
 def check_grid(spec: Mapping[str, Any], space: SearchSpace) -> None:
     """Compare the points of a GridSampler with the search space that they are drawn from.
 
-    Args:
-        spec: The sampler's class_path and init_args; other samplers have no points.
-        space: What is searched.
-
     Raises:
         ConfigError: a key stands in one of them only, or a point lies outside.
     """
@@ -94,23 +93,10 @@ def check_grid(spec: Mapping[str, Any], space: SearchSpace) -> None:
                 raise ConfigError(f"{key}.{name}", "lies outside of its search space", got=value)
 
 
-def build_plugin(
-    spec: Mapping[str, Any], key: str, defaults: Mapping[str, Any] | None = None
-) -> Any:
-    """A sampler or pruner from its class_path.
-
-    Args:
-        spec: class_path and init_args, nested where an argument is a sampler or pruner itself.
-        key: The configuration key: optuna.sampler or optuna.pruner.
-        defaults: Arguments that are given where the class takes them and the user gave none.
-
-    Raises:
-        ConfigError: no such class, one of another kind, or arguments that it refuses.
-    """
-    kind = key.rpartition(".")[2]
-    built = _build(spec, key, f"optuna.{kind}s", defaults or {})
+def _built(spec: Mapping[str, Any], kind: str, seed: int | None) -> Any:
+    built = _build(spec, f"optuna.{kind}", kind, seed)
     if not isinstance(built, _KINDS[kind]):
-        raise _unknown(f"{key}.class_path", spec["class_path"], kind)
+        raise _unknown(f"optuna.{kind}.class_path", spec["class_path"], kind)
     return built
 
 
@@ -123,24 +109,23 @@ def _unknown(key: str, name: str, kind: str) -> ConfigError:
     )  # fmt: skip
 
 
-def _build(spec: Mapping[str, Any], key: str, module: str, defaults: Mapping[str, Any]) -> Any:
-    path = str(spec["class_path"])
-    if not isinstance(spec.get("init_args") or {}, Mapping):
-        raise ConfigError(f"{key}.init_args", "must be a mapping", got=spec["init_args"])
+def _build(spec: Mapping[str, Any], key: str, kind: str, seed: int | None) -> Any:
+    path, module = str(spec["class_path"]), f"optuna.{kind}s"
+    given = spec.get("init_args") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{key}.init_args", "must be a mapping", got=given)
     if "." not in path and not hasattr(import_module(module), path):
-        raise _unknown(f"{key}.class_path", path, module.rpartition(".")[2].removesuffix("s"))
+        raise _unknown(f"{key}.class_path", path, kind)
     cls = import_path(path if "." in path else f"{module}.{path}", f"{key}.class_path")
     arguments = {
-        name: _build(value, f"{key}.init_args.{name}", module, {})
+        name: _build(value, f"{key}.init_args.{name}", kind, None)
         if isinstance(value, Mapping) and "class_path" in value
         else value
-        for name, value in (spec.get("init_args") or {}).items()
+        for name, value in given.items()
     }
     check_arguments(cls, arguments, f"{key}.init_args")
-    takes = inspect.signature(cls).parameters
-    for name, value in defaults.items():
-        if name in takes and arguments.get(name) is None:
-            arguments[name] = value
+    if seed is not None and "seed" in {*inspect.signature(cls).parameters, *arguments}:
+        arguments["seed"] = seed
     try:
         with warnings.catch_warnings():
             # Who names an experimental class in a configuration means it.
