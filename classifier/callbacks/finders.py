@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from classifier.callbacks.recorder import RunRecorder
 from classifier.model.optimizers import rate_keys
 from classifier.model.parameter_groups import OPTIMIZER
+from classifier.trees import override
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class FinderRecord(Callback):
         changed = {key: value for key, value in now.items() if self._before.get(key) != value}
         for key, value in changed.items():
             log.info("found: %s is %.6g, it was %s", key, value, self._before.get(key))
-            _put(self.recorder.config, key, value)
+            override(self.recorder.config, key, value)
         self.recorder.run.result.found |= changed
 
 
@@ -80,11 +81,3 @@ def keep_batch_size(data: Any, saved: Mapping[str, Any]) -> None:
     if size is not None:
         data.batch_size = size
         log.info("resumed: no search for a batch size, %s is the checkpoint's", size)
-
-
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for name in path:
-        tree[name] = tree.get(name) or {}
-        tree = tree[name]
-    tree[last] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -65,9 +66,11 @@ class AskedMetric:
         """
         if task == MULTICLASS:
             return LOGITS
-        parameters = inspect.signature(_variant(self.cls, task).__init__).parameters
-        decided = "threshold" in parameters and "threshold" not in self.arguments
+        decided = "threshold" in self._parameters(task) and "threshold" not in self.arguments
         return DECISIONS if decided else PROBABILITIES
+
+    def _parameters(self, task: str) -> Collection[str]:
+        return inspect.signature(_variant(self.cls, task).__init__).parameters
 
     def build(self, task: str, num_classes: int) -> Metric:
         """The metric of a task.
@@ -76,8 +79,7 @@ class AskedMetric:
             task: multiclass or multilabel.
             num_classes: In multilabel the number of labels.
         """
-        real = _variant(self.cls, task)
-        parameters = inspect.signature(real.__init__).parameters
+        parameters = self._parameters(task)
         defaults = {
             "num_classes": num_classes,
             "num_labels": num_classes,
@@ -86,7 +88,7 @@ class AskedMetric:
             "validate_args": False,
         }
         filled = {name: value for name, value in defaults.items() if name in parameters}
-        metric: Metric = real(**{**filled, **self.arguments})
+        metric: Metric = _variant(self.cls, task)(**{**filled, **self.arguments})
         return metric
 
     def problem(self, task: str) -> ConfigError | None:
@@ -138,7 +140,7 @@ class AskedMetric:
 
     def _check_init_args(self, task: str) -> None:
         known = [
-            *inspect.signature(_variant(self.cls, task).__init__).parameters,
+            *self._parameters(task),
             *inspect.signature(Metric.__init__).parameters,
             "dist_sync_on_step", "sync_on_compute", "compute_with_cache",
         ]  # fmt: skip
@@ -242,7 +244,7 @@ def _own_task(cls: Any, arguments: dict[str, Any], key: str) -> str | None:
 
 
 def _name(cls: Any, arguments: dict[str, Any]) -> str:
-    name = _snake(_TASK_PREFIX.sub("", cls.__name__))
+    name = _plain_name(cls)
     average = arguments.get("average")
     if average not in (None, _default_average(cls)):
         name = f"{name}_{average}"
@@ -254,7 +256,7 @@ def _name(cls: Any, arguments: dict[str, Any]) -> str:
 
 
 def _default_average(cls: Any) -> str:
-    return _NOT_MACRO.get(_snake(_TASK_PREFIX.sub("", cls.__name__)), "macro")
+    return _NOT_MACRO.get(_plain_name(cls), "macro")
 
 
 def _chooses_by_task(cls: Any) -> bool:
@@ -288,7 +290,8 @@ def in_bounds(metric: Metric, value: Any) -> Any:
     return value if high is None else torch.where(value < high + 1e-4, value.clamp(max=high), value)
 
 
-def _snake(name: str) -> str:
-    """F1Score -> f1_score, AUROC -> auroc."""
+def _plain_name(cls: Any) -> str:
+    """F1Score and MultilabelF1Score -> f1_score, AUROC -> auroc."""
+    name = _TASK_PREFIX.sub("", cls.__name__)
     name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
     return re.sub(r"([a-z\d])([A-Z])", r"\1_\2", name).lower()

@@ -48,8 +48,8 @@ class MetricsLogger(Callback):
     """
 
     def __init__(self, metrics: list[MetricSpec] | None = None) -> None:
-        self.specs: list[MetricSpec] = list(metrics or DEFAULT_METRICS)
-        self._asked = [parse_metric(spec, index) for index, spec in enumerate(self.specs)]
+        specs: list[MetricSpec] = list(metrics or DEFAULT_METRICS)
+        self._asked = [parse_metric(spec, index) for index, spec in enumerate(specs)]
         # By stage, and by what the metrics are given.
         self._collections: dict[str, dict[str, MetricCollection]] = {}
         self._resumed: dict[str, dict[str, Any]] = {}
@@ -58,7 +58,7 @@ class MetricsLogger(Callback):
             if name in names[:index]:
                 raise ConfigError(
                     f"metrics.{index}", f"is the second metric that is called {name}",
-                    got=self.specs[index], remedy="Remove one of the two",
+                    got=specs[index], remedy="Remove one of the two",
                 )  # fmt: skip
 
     def names(self, stage: str) -> dict[str, bool | None]:
@@ -86,19 +86,8 @@ class MetricsLogger(Callback):
             if num_classes is not None:
                 asked.check_classes(num_classes)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Build the metrics for the model's number of classes, which is known by now."""
-        self._build(pl_module)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a validation on its own."""
-        self._build(pl_module)
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a test."""
-        self._build(pl_module)
-
     def _build(self, pl_module: L.LightningModule) -> None:
+        """Make the metrics for the model's classes, which are known by the first epoch."""
         num_classes = num_classes_of(pl_module)
         if self._collections or num_classes is None:
             return
@@ -128,6 +117,7 @@ class MetricsLogger(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the counts of a checkpoint: one process does, as they are those of all."""
+        self._build(pl_module)
         if not trainer.is_global_zero:
             self._resumed = {}
         for name, states in self._resumed.items():
@@ -140,6 +130,7 @@ class MetricsLogger(Callback):
         self._resumed = {}
 
     def _start(self, stage: str, pl_module: L.LightningModule) -> None:
+        self._build(pl_module)
         for collection in self._collections.get(stage, {}).values():
             collection.to(pl_module.device).reset()
 
@@ -151,8 +142,8 @@ class MetricsLogger(Callback):
         given = {LOGITS: logits}
         if task_of(pl_module) == MULTILABEL:
             model: Any = pl_module
-            chances = model.probabilities(logits)
-            given = {PROBABILITIES: chances, DECISIONS: model.decisions(chances).int()}
+            probabilities = model.probabilities(logits)
+            given = {PROBABILITIES: probabilities, DECISIONS: model.decisions(probabilities).int()}
             targets = targets.int()
         for name, collection in collections.items():
             collection.update(given[name], targets)
@@ -169,56 +160,39 @@ class MetricsLogger(Callback):
         """Forget the epoch before."""
         self._start("train", pl_module)
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Count a batch."""
-        self._update("train", pl_module, outputs)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the epoch."""
-        self._log("train", pl_module)
-
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the epoch before."""
         self._start("validation", pl_module)
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count a batch."""
-        self._update("validation", pl_module, outputs)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the epoch."""
-        self._log("validation", pl_module)
 
     def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
         self._start("test", pl_module)
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Count a batch."""
+        self._update("train", pl_module, outputs)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Count a batch."""
+        self._update("validation", pl_module, outputs)
+
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
         """Count a batch."""
         self._update("test", pl_module, outputs)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch."""
+        self._log("train", pl_module)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch."""
+        self._log("validation", pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the result."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from classifier.callbacks.metrics import task_of
+from classifier.data.datasets import sample_name
 from classifier.files import replacing
 from classifier.model.tasks import MULTILABEL
 
@@ -43,127 +44,104 @@ class PredictionsWriter(Callback):
         self._open = ExitStack()
         self._writer: Any = None
 
-    def _start(self, pl_module: Any, dataset: Any, with_truth: bool) -> None:
+    def _start(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._model = pl_module
-        self._skipped = sorted(getattr(dataset, "skipped", []))
+        self._dataset = trainer.datamodule.stage(stage)
+        skipped: Mapping[int, str] = getattr(self._dataset, "skipped", {})
+        self._skipped = sorted(
+            (sample_name(self._dataset.source, index), why) for index, why in skipped.items()
+        )
         self._class_names: list[str] = list(pl_module.class_names)
         self._several = task_of(pl_module) == MULTILABEL
-        self._with_truth = with_truth
+        self._with_truth = stage == "test"
         temporary = self._open.enter_context(replacing(self.file))
         stream = self._open.enter_context(
             # Names that are no valid UTF-8 keep their bytes.
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         )
         self._writer = csv.writer(stream, lineterminator="\r\n")
-        self._columns = columns(self._class_names, with_truth, self._several)
-        self._writer.writerow(self._columns)
+        answers = _answer_columns(self._class_names, self._several)
+        truth = ["target", "correct"] if self._with_truth else []
+        self._writer.writerow(["path", *answers, "error", *truth])
+        self._no_answer, self._no_truth = [""] * len(answers), [""] * len(truth)
 
-    def _write(self, dataset: Any, batch: Any, probabilities: Tensor) -> None:
+    def _write(self, batch: Any, probabilities: Tensor) -> None:
         rows = probabilities.float().cpu()
         decided = self._model.decisions(rows).tolist() if self._several else [None] * len(rows)
         targets, places = batch.targets.tolist(), batch.indices.tolist()
         errors = batch.errors or [""] * len(rows)
         parts = zip(rows.tolist(), decided, targets, places, errors, strict=True)
-        for row, chosen, target, place, error in parts:
-            path = dataset.path(place)
+        for row, decisions, target, place, error in parts:
+            path = self._dataset.path(place)
             self._write_skipped(before=path)
-            reason = error.replace("\n", " ")
-            if chosen is None:
-                cells = self._cells(row, target, reason)
-            else:
-                cells = self._cells_of_several(row, chosen, target, reason)
-            self._writer.writerow([safe_path(path), *cells])
-            self.num_rows += 1
-            if error:
-                self.failed.append(path)
+            order = sorted(range(len(row)), key=lambda index: (-row[index], index))
+            chosen = order[:1] if decisions is None else [i for i in order if decisions[i]]
+            answer = self._no_answer if error else self._answer(row, order, chosen)
+            truth = self._truth(target, chosen, failed=bool(error)) if self._with_truth else []
+            self._write_row(path, answer, error, truth)
 
     def _write_skipped(self, before: str | None = None) -> None:
         """Write the rows of files that were left out, each in its place among the paths."""
         while self._skipped and (before is None or self._skipped[0][0] < before):
             path, reason = self._skipped.pop(0)
-            cells = dict.fromkeys(self._columns, "") | {"path": safe_path(path), "error": reason}
-            self._writer.writerow(list(cells.values()))
-            self.num_rows += 1
+            self._write_row(path, self._no_answer, reason, self._no_truth)
+
+    def _write_row(self, path: str, answer: list[str], error: str, truth: list[str]) -> None:
+        self._writer.writerow([_safe_path(path), *answer, error.replace("\n", " "), *truth])
+        self.num_rows += 1
+        if error:
             self.failed.append(path)
 
-    def _cells(self, probabilities: Sequence[float], target: int, error: str) -> Iterator[Any]:
-        names = self._class_names
-        num_ranks = min(MAX_RANKS, len(names))
-        order = _by_probability(probabilities)[:num_ranks]
-        if error:
-            yield from [""] * (1 + 2 * num_ranks + len(names))
-        else:
-            yield from (safe_label(names[order[0]]), order[0], _score(probabilities[order[0]]))
-            for index in order[1:]:
-                yield from (safe_label(names[index]), _score(probabilities[index]))
-            yield from (_score(value) for value in probabilities)
-        yield error
-        if self._with_truth:
-            yield from (target, "" if error else order[0] == target)
+    def _answer(
+        self, probabilities: Sequence[float], order: Sequence[int], chosen: Sequence[int]
+    ) -> list[str]:
+        """The cells from label to the last probability.
 
-    def _cells_of_several(
-        self, probabilities: Sequence[float], decided: Sequence[bool], target: Any, error: str
-    ) -> Iterator[Any]:
+        Args:
+            probabilities: One for each class.
+            order: Class indices, the likeliest first.
+            chosen: Those that were predicted.
+        """
         names = self._class_names
-        chosen = [index for index in _by_probability(probabilities) if decided[index]]
-        if error:
-            yield from [""] * (3 + len(names))
-        else:
-            yield _joined(safe_label(names[index]) for index in chosen)
-            yield _joined(chosen)
-            yield _joined(_score(probabilities[index]) for index in chosen)
-            yield from (_score(value) for value in probabilities)
-        yield error
-        if self._with_truth:
-            truth = [index for index, present in enumerate(target) if present]
-            yield from (_joined(truth), "" if error else sorted(chosen) == truth)
+        labels = _joined(_safe_label(names[index]) for index in chosen)
+        cells = [labels, _joined(chosen), _joined(_score(probabilities[i]) for i in chosen)]
+        for index in () if self._several else order[1:MAX_RANKS]:
+            cells += [_safe_label(names[index]), _score(probabilities[index])]
+        return [*cells, *map(_score, probabilities)]
 
-    def _finish(self) -> None:
-        self._write_skipped()
-        self._open.close()
+    def _truth(self, target: Any, chosen: Sequence[int], *, failed: bool) -> list[str]:
+        """The cells target and correct."""
+        true = [i for i, present in enumerate(target) if present] if self._several else [target]
+        return [_joined(true), "" if failed else str(sorted(chosen) == true)]
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the table."""
-        self._start(pl_module, _stage(trainer, "predict"), with_truth=False)
-
-    def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the rows of a batch."""
-        self._write(_stage(trainer, "predict"), batch, outputs)
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the table its name."""
-        self._finish()
+        self._start(trainer, pl_module, "predict")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the table."""
-        self._start(pl_module, _stage(trainer, "test"), with_truth=True)
+        self._start(trainer, pl_module, "test")
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Write the rows of a batch."""
+        self._write(batch, outputs)
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Write the rows of a batch."""
         logits = outputs["logits"]
         own = getattr(pl_module, "probabilities", None)  # a model of the user's may have none
-        probabilities = own(logits) if own is not None else logits.float().softmax(dim=1)
-        self._write(_stage(trainer, "test"), batch, probabilities)
+        self._write(batch, own(logits) if own is not None else logits.float().softmax(dim=1))
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the table its name."""
-        self._finish()
+        self._write_skipped()
+        self._open.close()
+
+    on_test_end = on_predict_end
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -172,37 +150,21 @@ class PredictionsWriter(Callback):
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 
-def _stage(trainer: L.Trainer, name: str) -> Any:
-    return trainer.datamodule.stage(name)  # type: ignore[attr-defined]
-
-
-def columns(class_names: Sequence[str], with_truth: bool, several: bool = False) -> list[str]:
-    """The header of predictions.csv.
-
-    Args:
-        class_names: In the order of the logits.
-        with_truth: Add target and correct.
-        several: An image may have several labels: there is no ranking.
-    """
+def _answer_columns(class_names: Sequence[str], several: bool) -> list[str]:
+    """From label to the last probability; images of several labels have no ranking."""
     ranks = range(2, 1 if several else min(MAX_RANKS, len(class_names)) + 1)
-    header = ["path", "label", "index", "score"]
-    header += [name for rank in ranks for name in (f"label_{rank}", f"score_{rank}")]
-    header += [f"prob_{name}" for name in class_names]
-    return [*header, "error", *(["target", "correct"] if with_truth else [])]
+    ranking = [name for rank in ranks for name in (f"label_{rank}", f"score_{rank}")]
+    return ["label", "index", "score", *ranking, *(f"prob_{name}" for name in class_names)]
 
 
-def safe_path(path: str) -> str:
+def _safe_path(path: str) -> str:
     """A path that no spreadsheet takes for a formula, and that still leads to the file."""
     return f"./{path}" if _FORMULA.match(path) else path
 
 
-def safe_label(label: str) -> str:
+def _safe_label(label: str) -> str:
     """A label that no spreadsheet takes for a formula; numbers stay as they are."""
     return f"'{label}" if _FORMULA.match(label) and not _NUMBER.match(label) else label
-
-
-def _by_probability(probabilities: Sequence[float]) -> list[int]:
-    return sorted(range(len(probabilities)), key=lambda index: (-probabilities[index], index))
 
 
 def _joined(parts: Iterable[Any]) -> str:

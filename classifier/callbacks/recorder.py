@@ -102,21 +102,11 @@ class RunRecorder(Callback):
         """
         handle_signals(self._note)
 
-    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen."""
-        self._listen()
-
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen."""
         self._listen()
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen."""
-        self._listen()
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen."""
-        self._listen()
+    on_sanity_check_start = on_test_start = on_predict_start = on_validation_start
 
     def _note(self, signum: int, frame: Any) -> None:
         if self.signum is not None and signum == signal.SIGINT:
@@ -284,7 +274,8 @@ class BestLink(Checkpoint):
         self.folder = folder
         self._linked: tuple[str, float] | None = None
 
-    def _refresh(self, trainer: L.Trainer) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Follow the user's checkpoint."""
         if not trainer.is_global_zero:
             return
         path = Path(self.source.best_model_path or self.source.last_model_path or "")
@@ -296,14 +287,4 @@ class BestLink(Checkpoint):
             link_or_copy(path, self.folder / BEST)
             self._linked = state
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Follow the user's checkpoint."""
-        self._refresh(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Follow the user's checkpoint."""
-        self._refresh(trainer)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Follow the user's checkpoint."""
-        self._refresh(trainer)
+    on_validation_end = on_train_end = on_train_epoch_end

@@ -133,7 +133,9 @@ class _Kitchen:
             found = self._score(mean, measure=True)
             if self.sign * found >= self.sign * score:
                 soup, score, used = mean, found, [*used, file]
-                tasted = {name: value.clone() for name, value in self._state().items()}
+                tasted = {
+                    name: value.cpu().clone() for name, value in self.model.state_dict().items()
+                }
                 metrics = self._metrics()
         facts = {
             "monitor": self.monitor, "num_checkpoints": len(self.ranked), "best_score": best,
@@ -175,9 +177,6 @@ class _Kitchen:
 
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.validator.callback_metrics.items()}
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: value.cpu() for name, value in self.model.state_dict().items()}
 
 
 def check_soup(callbacks: Sequence[Callback]) -> None:

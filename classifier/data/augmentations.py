@@ -18,7 +18,7 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from numpy.typing import NDArray
 
-from classifier.data.presets import written_out
+from classifier.data.presets import transforms_of
 from classifier.data.transforms import RandomResizedCrop, TorchvisionTransform, to_tensor
 from classifier.errors import ConfigError
 from classifier.importing import import_path
@@ -115,9 +115,7 @@ def preset(name: str, key: str) -> TransformList:
     Raises:
         ConfigError: no such preset.
     """
-    parent, _, stage = key.rpartition(".")
-    specs = written_out({stage: name}, parent)[stage]
-    return [_instantiated(spec) for spec in specs]
+    return [_instantiated(spec) for spec in transforms_of(name, key)]
 
 
 def _instantiated(spec: Any) -> Any:
@@ -272,8 +270,3 @@ def _is_steady(transform: Any) -> bool:
         return transform.p == 1.0 and all(map(_is_steady, transform.transforms))
     places = {getattr(transform, name, "center") for name in ("position", "pad_position")}
     return type(transform) in _STEADY and transform.p == 1.0 and places == {"center"}
-
-
-def start_worker() -> None:
-    """Keep OpenCV from starting threads of its own inside a DataLoader worker."""
-    cv2.setNumThreads(0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from classifier.data.augmentations import KeepingResize
 from classifier.data.datasets import ImageDataset
 from classifier.data.decoding import BadImageError
 from classifier.data.fingerprints import Fingerprints
+from classifier.data.loading import StageDataset
 from classifier.data.store import Kept, Store
 from classifier.errors import ConfigError, RunError
 
@@ -39,12 +39,14 @@ class ImageCache:
 
     Args:
         folder: Of all caches.
-        dataset: An ImageDataset.
-        resize: What an image goes through before it is kept: a KeepingResize.
+        dataset: Whose images they are.
+        resize: What an image goes through before it is kept.
         num_threads: That decode.
     """
 
-    def __init__(self, folder: Path, dataset: Any, resize: Any, num_threads: int) -> None:
+    def __init__(
+        self, folder: Path, dataset: ImageDataset, resize: KeepingResize, num_threads: int
+    ) -> None:
         told = f"{_FORMAT} {resize.name} over {dataset.background}".encode()
         self.folder = folder / hashlib.blake2b(told, digest_size=8).hexdigest()
         self.dataset = dataset
@@ -52,11 +54,11 @@ class ImageCache:
         self.num_threads = max(1, num_threads)
         self._store = Store(self.folder, "the image cache", "create_dataset: false")
         self._places: dict[int, Kept] = {}
-        self._prints: Fingerprints | None = Fingerprints(folder, dataset, self.num_threads)
+        self._prints = Fingerprints(folder, dataset, self.num_threads)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker fills nothing."""
-        return {**self.__dict__, "resize": None, "_prints": None}
+        """A worker fills nothing, so that it needs no resize, which holds what threads own."""
+        return {**self.__dict__, "resize": None}
 
     def load(self, index: int) -> NDArray[np.uint8]:
         """The kept pixels (H, W, 3) of image `index`, uint8.
@@ -66,8 +68,7 @@ class ImageCache:
         """
         place = self._places.get(index)
         if place is None:
-            pixels: NDArray[np.uint8] = self.dataset.load(index)  # says why it could not be kept
-            return pixels
+            return self.dataset.load(index)  # says why it could not be kept
         kept = self._store.content()[place.offset : place.end].reshape(place.rows, -1, 3)
         return kept.copy()  # transforms may write into what they get
 
@@ -81,7 +82,6 @@ class ImageCache:
             RunError: the disk is full.
             ConfigError: the folder cannot be written to.
         """
-        assert self._prints is not None
         with self._store.in_words():
             prints = self._prints.all(indices)
             index = self._store.index()
@@ -93,35 +93,28 @@ class ImageCache:
 
     def _append(self, missing: list[tuple[bytes, int]], index: dict[bytes, Kept]) -> None:
         started = time.monotonic()
-        with (
-            ThreadPoolExecutor(self.num_threads) as pool,
-            tqdm(
-                total=len(missing), desc="decoding into the cache", unit="img", leave=False,
-                disable=not sys.stderr.isatty(),
-            ) as bar,
-        ):  # fmt: skip
-            self._store.append(self._decoded(missing, pool, bar), index)
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            decoded = self._decoded(missing, pool)
+            self._store.append(decoded, index, len(missing), "decoding into the cache")
         log.info(
             "%s: %d images decoded into the cache in %.1f s",
             self.folder, len(missing), time.monotonic() - started,
         )  # fmt: skip
 
     def _decoded(
-        self, missing: list[tuple[bytes, int]], pool: ThreadPoolExecutor, bar: Any
+        self, missing: list[tuple[bytes, int]], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[bytes, NDArray[np.uint8]]]:
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
             for (print_, _), pixels in zip(chunk, pool.map(self._decode, chunk), strict=True):
                 if pixels is not None:
                     yield print_, pixels
-            bar.update(len(chunk))
 
     def _decode(self, item: tuple[bytes, int]) -> NDArray[np.uint8] | None:
         """Pixels to keep; None of what cannot be decoded now, which is tried again each time."""
         print_, index = item
-        assert self._prints is not None
         try:
-            pixels: NDArray[np.uint8] = self.resize(self.dataset.load(index))
+            pixels = self.resize(self.dataset.load(index))
         except (BadImageError, FileNotFoundError):
             return None
         if self._prints.one(index) != print_:
@@ -129,12 +122,14 @@ class ImageCache:
         return pixels
 
 
-def keep(stage: Any, resize: Any, folder: Path, num_workers: int, key: str) -> None:
+def keep(
+    stage: StageDataset, resize: KeepingResize, folder: Path, num_workers: int, key: str
+) -> None:
     """Let a stage read its decoded images from the on-disk cache.
 
     Args:
-        stage: A StageDataset.
-        resize: A KeepingResize.
+        stage: Of a training or an evaluation.
+        resize: What an image goes through before it is kept.
         folder: Of all caches.
         num_workers: Threads that decode.
         key: Of the stage's data set, for the message.

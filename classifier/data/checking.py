@@ -8,20 +8,20 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from classifier.data.decoding import decode_image
-from classifier.data.near import groups_of, perceptual_hasher
+from classifier.data.near import Hasher, groups_of, perceptual_hasher
+from classifier.data.rules import STAGES
 
-STAGES = ("train", "val", "test", "predict")
 # The splits that must not share an image; to predict an image of the training set is no mistake.
 SPLITS = ("train", "val", "test")
 _CHUNK = 64
@@ -39,13 +39,6 @@ _KINDS = {
 _PNG_EXIF = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 
 
-class Inside(NamedTuple):
-    """An image inside of a data set."""
-
-    dataset: Any
-    place: int
-
-
 @dataclass(frozen=True)
 class Entry:
     """One image of one stage.
@@ -57,7 +50,7 @@ class Entry:
         label: The class name, several in multi-label data, None where it is not known.
         decodes: Whether training decodes the file with `decode_image`. Otherwise the data set's own
             code reads it, and only that code can say what is unreadable.
-        inside: Where to find an image that has no file of its own.
+        inside: For an image that has no file of its own, its data set and its position in it.
     """
 
     stage: str
@@ -65,23 +58,13 @@ class Entry:
     file: Path | None
     label: str | tuple[str, ...] | None
     decodes: bool = True
-    inside: Inside | None = None
+    inside: tuple[Any, int] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The class names, none to many."""
-        if self.label is None:
-            return ()
-        return (self.label,) if isinstance(self.label, str) else tuple(sorted(self.label))
-
-    def read(self) -> bytes:
-        """The file's content.
-
-        Raises:
-            OSError: it is gone or may not be read.
-        """
-        assert self.file is not None
-        return self.file.read_bytes()
+        names = (self.label,) if isinstance(self.label, str) else self.label or ()
+        return tuple(sorted(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +116,11 @@ class DataFacts:
         found = {entry.stage for entry in self.entries}
         return [name for name in STAGES if name in found]
 
+    def num_images(self) -> dict[str, int]:
+        """Stage -> number of images."""
+        numbers = Counter(entry.stage for entry in self.entries)
+        return {name: numbers[name] for name in self.stages}
+
     def counts(self) -> dict[str, Counter[str]]:
         """Stage -> class -> number of images, for the stages with labels."""
         counts = {
@@ -174,23 +162,18 @@ def entries_of(data: Any) -> list[Entry]:
 def _entries_of_stage(name: str, stage: Any, class_names: Sequence[str]) -> Iterator[Entry]:
     """The stage's images in their order, and behind them the files that it leaves out as bad."""
     source = stage.source
-    describe, file = getattr(source, "describe", None), getattr(source, "file", None)
-    load = getattr(type(source), "load", None)
-    decodes = getattr(load, "__module__", "").partition(".")[0] == "classifier"
+    describe, file = getattr(source, "describe", str), getattr(source, "file", None)
+    decodes = getattr(source, "decodes_as_is", False)
     labels = [_label_of(target, class_names) for target in stage.targets]
     whole = copy.copy(source)
     if hasattr(whole, "min_side"):
         whole.min_side = None  # to see each image as large as it is
     pairs = list(zip(stage.indices, labels, strict=True))
-    if stage.skipped:
-        samples = enumerate(source.samples)
-        skipped = {path for path, _ in stage.skipped}
-        pairs += [(i, sample.label) for i, sample in samples if sample.path in skipped]
+    pairs += [(index, source.samples[index].label) for index in stage.skipped]
     for index, label in pairs:
-        path = str(index if describe is None else describe(index))
         where = None if file is None else file(index)
-        inside = Inside(whole, index) if decodes and where is None else None
-        yield Entry(name, path, where, None if name == "predict" else label, decodes, inside)
+        inside = (whole, index) if decodes and where is None else None
+        yield Entry(name, str(describe(index)), where, label, decodes, inside)
 
 
 def _label_of(target: Any, class_names: Sequence[str]) -> str | tuple[str, ...] | None:
@@ -235,40 +218,40 @@ def inspect(
     return DataFacts(entries, files, class_names, input_size, near)
 
 
-def _look(entry: Entry, hasher: Callable[[NDArray[np.uint8]], int] | None) -> FileFacts | None:
+def _look(entry: Entry, hasher: Hasher | None) -> FileFacts | None:
     if entry.file is None:
-        return None if entry.inside is None else _look_inside(entry.inside, hasher)
+        return None if entry.inside is None else _look_inside(*entry.inside, hasher)
     try:
-        content = entry.read()
+        content = entry.file.read_bytes()
     except OSError as error:
         return FileFacts(error=error.strerror or str(error))
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    header: dict[str, Any] = {}
-    error_text, perceptual = None, None
+    facts: dict[str, Any] = {}
+    reason = None
     try:
-        if entry.decodes:
-            pixels = decode_image(content)
-            height, width = pixels.shape[:2]
-            header = _header(content) | {"width": width, "height": height}
-            perceptual = None if hasher is None else hasher(pixels)
-        else:
-            header = _header(content)
+        pixels = decode_image(content) if entry.decodes else None
+        facts = _header(content)
+        if pixels is not None:
+            facts |= _of_pixels(pixels, hasher)
     # Damaged files bring Pillow's readers to errors of every kind.
     except Exception as error:
-        error_text = str(error) if entry.decodes else None
-    return FileFacts(digest=digest, error=error_text, perceptual=perceptual, **header)
+        reason = str(error) if entry.decodes else None
+    return FileFacts(digest=digest, error=reason, **facts)
 
 
-def _look_inside(inside: Inside, hasher: Callable[[NDArray[np.uint8]], int] | None) -> FileFacts:
+def _look_inside(dataset: Any, index: int, hasher: Hasher | None) -> FileFacts:
     """What can be said of an image that a library keeps in a table or an array."""
-    dataset, place = inside
     try:
-        digest, pixels = dataset.fingerprint(place), dataset.load(place)
+        digest, pixels = dataset.fingerprint(index), dataset.load(index)
     except OSError as error:
         return FileFacts(error=str(error))
-    perceptual = None if hasher is None else hasher(pixels)
+    return FileFacts(digest=digest, **_of_pixels(pixels, hasher))
+
+
+def _of_pixels(pixels: NDArray[np.uint8], hasher: Hasher | None) -> dict[str, Any]:
     height, width = pixels.shape[:2]
-    return FileFacts(digest=digest, width=width, height=height, perceptual=perceptual)
+    perceptual = None if hasher is None else hasher(pixels)
+    return {"width": width, "height": height, "perceptual": perceptual}
 
 
 def _header(content: bytes) -> dict[str, Any]:

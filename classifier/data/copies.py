@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from classifier.data.decoding import BadImageError
+from classifier.data.datasets import ImageDataset
 
 _TAIL_BYTES = 2048
 
 
-def find_copies(datasets: Sequence[Any], num_threads: int) -> list[list[bytes | None]]:
+def find_copies(datasets: Sequence[ImageDataset], num_threads: int) -> list[list[bytes | None]]:
     """The fingerprint of every sample that has an exact copy, in its data set or in another one.
 
     Files of a length, or an end, that no other file has are alone, and are not read.
 
     Args:
-        datasets: ImageDatasets.
-        num_threads: That read.
+        datasets: Whose samples are compared.
+        num_threads: That read, at least 1.
 
     Returns:
         Per data set and sample 16 bytes, equal for equal content; None where it has no copy.
     """
     items = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
     candidates: Sequence[int] = range(len(items))
-    with ThreadPoolExecutor(max(1, num_threads)) as pool:
-        files = [dataset.file(index) for dataset, index in items]
-        if all(file is not None for file in files):
+    with ThreadPoolExecutor(num_threads) as pool:
+        files = [file for dataset, index in items if (file := dataset.file(index)) is not None]
+        if len(files) == len(items):
             lengths = dict(zip(candidates, pool.map(_length, files), strict=True))
             candidates = _shared(lengths)
             tails = pool.map(lambda place: _tail(files[place]), candidates)
@@ -45,11 +44,8 @@ def find_copies(datasets: Sequence[Any], num_threads: int) -> list[list[bytes | 
 
 def _shared(values: Mapping[int, Hashable]) -> list[int]:
     """The keys whose value another key has too."""
-    members: dict[Hashable, list[int]] = defaultdict(list)
-    for key, value in values.items():
-        members[value].append(key)
-    groups: Iterable[list[int]] = members.values()
-    return sorted(key for keys in groups if len(keys) > 1 for key in keys)
+    counts = Counter(values.values())
+    return [key for key, value in values.items() if counts[value] > 1]
 
 
 def _length(file: Path) -> int:
@@ -69,9 +65,8 @@ def _tail(file: Path) -> tuple[int, bytes]:
         return -1, b""
 
 
-def _fingerprint(dataset: Any, index: int) -> bytes | None:
+def _fingerprint(dataset: ImageDataset, index: int) -> bytes | None:
     try:
-        found: bytes = dataset.fingerprint(index)
-    except (BadImageError, OSError):
+        return dataset.fingerprint(index)
+    except OSError:
         return None  # decoding will tell
-    return found

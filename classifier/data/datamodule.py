@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 from classifier.data import folders, hub_datasets, tables, torchvision_datasets  # noqa: F401  (named without their module)
 from classifier.data.augmentations import KeepingResize, TransformList, build_pipeline, preset
 from classifier.data.cache import keep
-from classifier.data.datasets import sample_name
-from classifier.data.decoding import WHITE
+from classifier.data.classes import RunClasses
+from classifier.data.datasets import scanned
+from classifier.data.decoding import WHITE, Colour
 from classifier.data.features import EncodedStage, Encoder, FeatureCache
 from classifier.data.loading import StageDataset, make_loader
 from classifier.data.rules import (
     DATA,
     DATASETS,
+    STAGES,
     Rules,
     check_augmentations,
     check_choice,
@@ -35,7 +37,6 @@ from classifier.runs import RUNS
 log = logging.getLogger(__name__)
 
 AUGMENTATIONS = f"{DATA}.augmentations"
-STAGES = ("train", "val", "test", "predict")
 CACHE_DIR = RUNS / ".image_cache"
 
 
@@ -122,7 +123,7 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = seed
         self.sampler = sampler
         self.resize_mode = resize_mode
-        self.background = tuple(background)
+        self.background = cast(Colour, tuple(background))
         self.cache_dir = Path(cache_dir) if cache_dir is not None else CACHE_DIR
         self.cache_size = cache_size
         self.cache_features = cache_features
@@ -132,12 +133,11 @@ class ImageDataModule(L.LightningDataModule):
         self.preprocessing: Preprocessing | None = None
         self.rules = Rules(
             val_fraction or 0.0, test_fraction or 0.0, folds, fold, group_pattern, group_duplicates,
-            tuple(class_names) if class_names is not None else None, on_bad_image, max_samples,
+            class_names, on_bad_image, max_samples,
         )  # fmt: skip
         # Known from the data, or from a checkpoint, which sets them before `setup`.
         self.class_names: list[str] | None = None
         self.task: str | None = None
-        self._selection: Selection | None = None
         self._stages: dict[str, StageDataset] = {}
         self._encoded: dict[str, EncodedStage | None] = {}
         self._check()
@@ -175,26 +175,25 @@ class ImageDataModule(L.LightningDataModule):
         Raises:
             ConfigError: no data for the stage, too few classes, or classes that train lacks.
         """
-        selection = self.selection
         if stage == "predict":
-            selection.source("predict")
+            scanned(self.dataset_classes, "predict")
             return
-        self.task, self.class_names = selection.task, selection.class_names
+        selection, has_val = self.selection, self.dataset_classes.get("val") is not None
+        self.task, self.class_names = selection.classes.task, selection.classes.names
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
             if selection.is_held_out(name):
-                selection.source("train")
-            elif name != "val" or self.dataset_classes.get("val") is not None:
-                selection.targets(name)
-        if stage == "fit" and self.dataset_classes.get("val") is not None:
+                scanned(self.dataset_classes, "train")
+            elif name != "val" or has_val:
+                selection.classes.targets(name)
+        if stage == "fit" and has_val:
             selection.tell_leaks()
 
-    @property
+    @cached_property
     def selection(self) -> Selection:
         """Chooses the images of each stage; made at `setup`, when task and classes are settled."""
-        if self._selection is None:
-            rules = replace(self.rules, seed=self._seed(), num_threads=max(1, self.num_workers))
-            self._selection = Selection(self.dataset_classes, rules, self.class_names, self.task)
-        return self._selection
+        datasets, rules = self.dataset_classes, self.rules
+        classes = RunClasses(datasets, self.class_names, rules.class_names, self.task)
+        return Selection(datasets, rules, classes, self._seed(), max(1, self.num_workers))
 
     def class_counts(self) -> list[int]:
         """Training images of each class."""
@@ -216,20 +215,16 @@ class ImageDataModule(L.LightningDataModule):
     def summary(self) -> str:
         """What was found, in one line: classes with their numbers of images, and the split."""
         assert self.class_names is not None
-        parts = {
-            name: self.stage(name)
-            for name in STAGES
-            if name == "train"
-            or (name == "val" and self.has_validation())
-            or self.selection.is_held_out(name)
-        }
-        per_part = [class_counts(part.targets, len(self.class_names)) for part in parts.values()]
-        counts = [sum(column) for column in zip(*per_part, strict=True)]
-        classes = [f"{name} {counts[index]}" for index, name in enumerate(self.class_names)]
+        names = ["train"]
+        names += ["val"] if self.has_validation() else []
+        names += ["test"] if self.selection.is_held_out("test") else []
+        parts = {name: self.stage(name) for name in names}
+        targets = [target for part in parts.values() for target in part.targets]
+        counts = class_counts(targets, len(self.class_names))
+        classes = [f"{name} {n}" for name, n in zip(self.class_names, counts, strict=True)]
         shown = classes if len(classes) <= 12 else [*classes[:10], f"... {classes[-1]}"]
         split = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-        total = sum(map(len, parts.values()))
-        return f"{total} images ({split}) in {len(classes)} classes: {', '.join(shown)}"
+        return f"{len(targets)} images ({split}) in {len(classes)} classes: {', '.join(shown)}"
 
     def describe(self, stage: str, place: int) -> str:
         """The path of one image of a stage, for messages."""
@@ -237,12 +232,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def has_validation(self) -> bool:
         """Whether there are images to validate on."""
-        return self.dataset_classes.get("val") is not None or self.rules.hold_out("val")
+        return self.dataset_classes.get("val") is not None or self.rules.holds_out("val")
 
     def _make_stage(self, name: str) -> StageDataset:
-        chosen = self.selection.members(name)
-        source = chosen.source
-        check_augmentations(source, f"{DATASETS}.{name}")
+        members = self.selection.members(name)
+        check_augmentations(members.source, f"{DATASETS}.{name}")
         which = "train" if name == "train" else "val"
         transforms = self.augmentations.get(which)
         pipeline, resized = build_pipeline(
@@ -254,12 +248,10 @@ class ImageDataModule(L.LightningDataModule):
                 AUGMENTATIONS, which,
             )  # fmt: skip
         stage = StageDataset(
-            source, chosen.indices, chosen.targets, pipeline, self._seed(),
+            members, pipeline, self._seed(), background=self.background,
             num_classes=len(self.class_names or ()) if self.task == "multilabel" else 0,
             tolerant=name == "predict",
-            skipped=[(sample_name(source, index), why) for index, why in chosen.skipped.items()],
         )  # fmt: skip
-        stage.source.background = self.background
         if self.create_dataset and name != "predict":
             keep(
                 stage, KeepingResize(transforms, self._preprocessing(), self.cache_size),
@@ -310,17 +302,14 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("predict")
 
     def _loader(self, name: str, shuffle: bool = False) -> DataLoader[Any]:
-        features = self._features(name)
+        features, trainer = self._features(name), self.trainer
         loader = make_loader(
             self.stage(name) if features is None else features,
             batch_size=self.batch_size, num_workers=self.num_workers, seed=self._seed(),
-            world=_world(self.trainer), shuffle=shuffle, balanced=self.sampler == "balanced",
+            world=(1, 0) if trainer is None else (trainer.world_size, trainer.global_rank),
+            shuffle=shuffle, balanced=self.sampler == "balanced",
         )  # fmt: skip
-        if shuffle and self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        if shuffle and trainer is not None:
+            progress = trainer.fit_loop.epoch_loop.batch_progress
             loader.num_batches_done = lambda: progress.current.ready
         return loader
-
-
-def _world(trainer: L.Trainer | None) -> tuple[int, int]:
-    return (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from classifier.data.decoding import WHITE, BadImageError, Colour, decode_image
+from classifier.data.rules import DATASETS
 from classifier.errors import ConfigError, RunError
 
 Augmentations = Callable[..., dict[str, Any]]
@@ -74,6 +75,11 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
         """The image file of sample `index`; None where it has none of its own."""
         return None
 
+    @property
+    def decodes_as_is(self) -> bool:
+        """Whether `load` is this program's own: then equal files are equal pixels."""
+        return type(self).load.__module__.partition(".")[0] == "classifier"
+
     def fingerprint(self, index: int) -> bytes:
         """16 bytes, equal for equal content: here of the pixels."""
         pixels = self.load(index)
@@ -88,7 +94,10 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
     @cached_property
     def class_names(self) -> list[str]:
         """The labels that occur, sorted."""
-        return sorted({name for sample in self.samples for name in names_of(sample.label)})
+        names: set[str] = set()
+        for sample in self.samples:
+            names.update((sample.label,) if isinstance(sample.label, str) else sample.label or ())
+        return sorted(names)
 
     @property
     def is_multilabel(self) -> bool:
@@ -132,8 +141,8 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
         return image, self.targets[index]
 
     def describe(self, index: int) -> str:
-        """The sample as a message names it."""
-        return self.samples[index].path
+        """The sample as a message names it: its file, else its path."""
+        return str(self.file(index) or self.samples[index].path)
 
 
 class FilesDataset(ImageDataset):
@@ -153,45 +162,31 @@ class FilesDataset(ImageDataset):
         """16 bytes, equal for files of equal bytes."""
         return hashlib.blake2b(self.file(index).read_bytes(), digest_size=16).digest()
 
-    def describe(self, index: int) -> str:
-        """The path of the file."""
-        return str(self.file(index))
 
+def scanned(datasets: Mapping[str, Any], stage: str) -> Any:
+    """The data set of a stage, scanned.
 
-def names_of(label: Label) -> tuple[str, ...]:
-    """The class names of a label: one, several, or none."""
-    return label if isinstance(label, tuple) else () if label is None else (label,)
-
-
-def class_names_of(dataset: Any, key: str) -> list[str]:
-    """The class names of any data set: `class_names`, or torchvision's `classes`.
+    Args:
+        datasets: train, val, test and predict, as far as they are given.
+        stage: One of them.
 
     Raises:
-        ConfigError: it has neither.
+        ConfigError: it is not configured, or cannot be scanned; names the key.
     """
-    names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
-    if not names and not getattr(dataset, "is_multilabel", False):
+    key = f"{DATASETS}.{stage}"
+    dataset = datasets.get(stage)
+    if dataset is None:
         raise ConfigError(
-            key, f"{type(dataset).__name__} has no class names",
-            remedy="Put the images into one sub-folder per class, or give your data set class a "
-            "list class_names",
+            key, "is not configured", got=None,
+            remedy=f"Add --{key} '{{class_path: FolderImageDataset, init_args: {{root: FOLDER}}}}'",
         )  # fmt: skip
-    return [str(name) for name in names or ()]
-
-
-def targets_of(dataset: Any, key: str) -> list[Any]:
-    """The class index of every sample of any data set, or a tuple of them.
-
-    Raises:
-        ConfigError: it has no `targets`.
-    """
-    targets = getattr(dataset, "targets", None)
-    if targets is None:
-        raise ConfigError(
-            key, f"{type(dataset).__name__} has no targets",
-            remedy="Give your data set class a list targets with one class index per sample",
-        )  # fmt: skip
-    return [target if isinstance(target, tuple) else int(target) for target in targets]
+    try:
+        len(dataset)
+    except ConfigError as error:
+        if error.key.startswith("-") or "." in error.key:
+            raise
+        raise error.at(f"{key}.init_args.{error.key}") from error
+    return dataset
 
 
 def sample_name(dataset: Any, index: int) -> str:

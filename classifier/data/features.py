@@ -12,9 +12,8 @@ import hashlib
 import json
 import logging
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from tqdm import tqdm
 
 from classifier.data.fingerprints import Fingerprints
 from classifier.data.loading import Batch, StageDataset, collate, init_worker
@@ -112,7 +110,6 @@ class FeatureCache:
         self.views = views
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self._digest: str | None = None
 
     def encoded(self, stage: StageDataset) -> EncodedStage | None:
         """The stage as features, computed now where they are not kept yet.
@@ -135,7 +132,14 @@ class FeatureCache:
             index = store.index()
             if any(key not in index for view in keys for key in view):
                 with store.writing() as index:
-                    if not self._fill(stage, keys, prints, store, index):
+                    missing = {
+                        key: place
+                        for view in keys
+                        for place, key in enumerate(view)
+                        if key not in index  # another process may have made some meanwhile
+                    }
+                    images = _Views(stage, list(missing.items()), keys[0], prints)
+                    if missing and not self._fill(images, store, index):
                         return None
         size = next(iter(index.values())).size
         rows = np.array([[index[key].offset // size for key in view] for view in keys])
@@ -145,37 +149,24 @@ class FeatureCache:
         return EncodedStage(stage, whole, rows, shape, dtype)
 
     def _store(self, stage: StageDataset) -> Store:
-        if self._digest is None:
-            self._digest = self.encoder.digest()
         # Of random views the seed decides, and the key.
         seed = stage.seed if stage.pipeline.is_random else None
         kept = stage.source.kept  # decoded images of the on-disk cache, which may be smaller
         facts = (
-            _FORMAT, self._digest, stage.pipeline.name, stage.source.background, seed,
+            _FORMAT, self.encoder.digest(), stage.pipeline.name, stage.source.background, seed,
             None if kept is None else kept.folder.name,
         )  # fmt: skip
         name = hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
         return Store(self.folder / "features" / name, "the features", "cache_features: false")
 
-    def _fill(
-        self,
-        stage: StageDataset,
-        keys: list[list[bytes]],
-        prints: Fingerprints,
-        store: Store,
-        index: dict[bytes, Kept],
-    ) -> bool:
-        missing = {
-            key: place for view in keys for place, key in enumerate(view) if key not in index
-        }
-        if not missing:  # another process has made them meanwhile
-            return True
+    def _fill(self, images: _Views, store: Store, index: dict[bytes, Kept]) -> bool:
+        """Encode what is missing; False where the disk has no room for it."""
         started = time.monotonic()
-        batches = self._batches(_Views(stage, list(missing.items()), keys, prints))
+        batches = self._batches(images)
         first = next(batches)
-        size = len(missing) * first[1][0].numel() * first[1].element_size()
+        size = len(images) * first[1][0].numel() * first[1].element_size()
         free = shutil.disk_usage(store.folder).free
-        told = f"features of {len(missing)} images, {_bytes(size)}, in {store.folder}"
+        told = f"features of {len(images)} images, {_bytes(size)}, in {store.folder}"
         if size > _SHARE_OF_DISK * free:
             log.warning(
                 "cache_features: no room for the %s, with %s free: the encoder runs every epoch",
@@ -184,23 +175,20 @@ class FeatureCache:
             return False
         log.info("frozen layers run once: %s", told)
         _note_form(store.folder, first[1])
-        with tqdm(
-            total=len(missing), desc="encoding into the cache", unit="img", leave=False,
-            disable=not sys.stderr.isatty(),
-        ) as bar:  # fmt: skip
-            store.append(_as_arrays(first, batches, bar), index)
+        arrays = _as_arrays(chain([first], batches))
+        store.append(arrays, index, len(images), "encoding into the cache")
         log.info("encoded in %.1f s", time.monotonic() - started)
         return True
 
-    def _batches(self, views: _Views) -> Iterator[tuple[list[bytes], Tensor]]:
-        workers = min(self.num_workers, max(0, len(views) - 1))
+    def _batches(self, images: _Views) -> Iterator[tuple[list[bytes], Tensor]]:
+        workers = min(self.num_workers, max(0, len(images) - 1))
         loader = DataLoader(
-            views, batch_size=self.batch_size, num_workers=workers, collate_fn=collate,
-            worker_init_fn=init_worker, generator=torch.Generator().manual_seed(views.stage.seed),
+            images, batch_size=self.batch_size, num_workers=workers, collate_fn=collate,
+            worker_init_fn=init_worker, generator=torch.Generator().manual_seed(images.stage.seed),
         )  # fmt: skip
         for batch in loader:
-            told = [views.items[number][0] for number in batch.indices.tolist()]
-            yield told, self.encoder.encode(batch.images)
+            keys = [images.items[number][0] for number in batch.indices.tolist()]
+            yield keys, self.encoder.encode(batch.images)
 
 
 class _Views(Dataset[tuple[Tensor, Any, int, str]]):
@@ -210,12 +198,12 @@ class _Views(Dataset[tuple[Tensor, Any, int, str]]):
         self,
         stage: StageDataset,
         items: list[tuple[bytes, int]],
-        keys: list[list[bytes]],
+        first_keys: list[bytes],
         prints: Fingerprints,
     ) -> None:
         self.stage = stage
-        self.items = items
-        self._first_keys = keys[0]
+        self.items = items  # keys with their places in the stage
+        self._first_keys = first_keys
         self._prints = prints
 
     def __len__(self) -> int:
@@ -231,12 +219,11 @@ class _Views(Dataset[tuple[Tensor, Any, int, str]]):
 
 
 def _as_arrays(
-    first: tuple[list[bytes], Tensor], rest: Iterator[tuple[list[bytes], Tensor]], bar: Any
+    batches: Iterable[tuple[list[bytes], Tensor]],
 ) -> Iterator[tuple[bytes, NDArray[np.uint8]]]:
-    for keys, features in chain([first], rest):
+    for keys, features in batches:
         flat = features.contiguous().view(len(keys), -1).view(torch.uint8).numpy()
         yield from zip(keys, flat, strict=True)
-        bar.update(len(keys))
 
 
 def _keys(stage: StageDataset, prints: dict[int, bytes], views: int) -> list[list[bytes]]:

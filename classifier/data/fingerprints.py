@@ -9,21 +9,16 @@ import struct
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
-from classifier.data.datasets import FilesDataset, ImageDataset
-from classifier.data.hub_datasets import HuggingFaceDataset
-from classifier.data.torchvision_datasets import TorchvisionDataset
+from classifier.data.datasets import ImageDataset
 
 log = logging.getLogger(__name__)
 
 # A file that changed so recently may change once more within the clock's grain.
 _SETTLED_SECONDS = 2.0
-_KNOWN_LOADS = (FilesDataset.load, HuggingFaceDataset.load, TorchvisionDataset.load)
 _KNOWN = struct.Struct("<16s16s")  # hash of path and stat, content hash
 
 
@@ -32,19 +27,14 @@ class Fingerprints:
 
     Args:
         folder: Where files.bin remembers the hashes of files by their size, time and inode.
-        dataset: An ImageDataset.
+        dataset: Whose images they are.
         num_threads: That read.
     """
 
-    def __init__(self, folder: Path, dataset: Any, num_threads: int) -> None:
+    def __init__(self, folder: Path, dataset: ImageDataset, num_threads: int) -> None:
         self.dataset = dataset
         self.num_threads = num_threads
         self._files = folder / "files.bin"
-        # What a data set's own code makes of a file shows in the pixels alone.
-        self._own_load = type(dataset).load not in _KNOWN_LOADS
-        self._hash = (
-            partial(ImageDataset.fingerprint, dataset) if self._own_load else dataset.fingerprint
-        )
 
     def all(self, indices: Sequence[int]) -> dict[int, bytes]:
         """The 16-byte hash of each image that can be read.
@@ -52,7 +42,8 @@ class Fingerprints:
         Args:
             indices: Positions in the data set.
         """
-        states = {i: None if self._own_load else _state(self.dataset.file(i)) for i in indices}
+        by_file = self.dataset.decodes_as_is
+        states = {i: _state(self.dataset.file(i)) if by_file else None for i in indices}
         data = self._files.read_bytes() if self._files.is_file() else b""
         known = dict(_KNOWN.iter_unpack(data[: len(data) // _KNOWN.size * _KNOWN.size]))
         found = {index: known[s] for index, s in states.items() if s is not None and s in known}
@@ -66,10 +57,12 @@ class Fingerprints:
     def one(self, index: int) -> bytes | None:
         """The hash of one image as it is now; None where it cannot be read: decoding says why."""
         try:
-            found: bytes = self._hash(index)
+            if self.dataset.decodes_as_is:
+                return self.dataset.fingerprint(index)
+            # What a data set's own code makes of a file shows in the pixels alone.
+            return ImageDataset.fingerprint(self.dataset, index)
         except OSError:
             return None
-        return found
 
     def _remember(self, fresh: list[tuple[bytes | None, bytes]]) -> None:
         """Spare the next start the reading; where that cannot be written, it reads again."""

@@ -64,35 +64,37 @@ class HuggingFaceDataset(ImageDataset):
         """The table, its images as bytes or paths and not decoded."""
         datasets = _datasets_library()
         try:
-            if (Path(self.name) / "state.json").is_file():
-                if self.split != "train":
-                    raise ConfigError(
-                        "split", "the folder holds one data set without splits", got=self.split,
-                        remedy="Leave it out, or save a DatasetDict",
-                    )  # fmt: skip
-                rows = datasets.load_from_disk(self.name)
-            elif (Path(self.name) / "dataset_dict.json").is_file():
-                parts = datasets.load_from_disk(self.name)
-                if self.split not in parts:
-                    raise ConfigError(
-                        "split", "the data set has no such split", got=self.split,
-                        remedy=f"It has {', '.join(parts)}", name=self.split, options=list(parts),
-                    )  # fmt: skip
-                rows = parts[self.split]
-            else:
-                rows = datasets.load_dataset(
-                    self.name, self.subset, split=self.split, revision=self.revision,
-                    data_dir=self.data_dir,
-                )  # fmt: skip
+            rows = self._table(datasets)
+        except ConfigError:
+            raise
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            if isinstance(error, ConfigError):
-                raise
             reason = " ".join(str(error).split())[:300].rstrip(".")
             raise ConfigError(
                 "name", f"could not be loaded ({reason})", got=self.name,
                 remedy="Check the name, the split and the network connection",
             ) from error  # fmt: skip
         return rows.cast_column(self._image_column(rows.features), datasets.Image(decode=False))
+
+    def _table(self, datasets: Any) -> Any:
+        """As the library loads it."""
+        if (Path(self.name) / "state.json").is_file():
+            if self.split != "train":
+                raise ConfigError(
+                    "split", "the folder holds one data set without splits", got=self.split,
+                    remedy="Leave it out, or save a DatasetDict",
+                )  # fmt: skip
+            return datasets.load_from_disk(self.name)
+        if (Path(self.name) / "dataset_dict.json").is_file():
+            parts = datasets.load_from_disk(self.name)
+            if self.split not in parts:
+                raise ConfigError(
+                    "split", "the data set has no such split", got=self.split,
+                    remedy=f"It has {', '.join(parts)}", name=self.split, options=list(parts),
+                )  # fmt: skip
+            return parts[self.split]
+        return datasets.load_dataset(
+            self.name, self.subset, split=self.split, revision=self.revision, data_dir=self.data_dir
+        )
 
     def _image_column(self, features: Any) -> str:
         kind = _datasets_library().Image
@@ -122,12 +124,16 @@ class HuggingFaceDataset(ImageDataset):
     @cached_property
     def class_names(self) -> list[str]:
         """The names of the column's class labels in its own order; else what occurs, sorted."""
-        column = self._label_column
-        feature = _class_label(self._rows.features[column]) if column is not None else None
-        if feature is not None:
-            return [str(name) for name in feature.names]
+        if self._label_feature is not None:
+            return [str(name) for name in self._label_feature.names]
         occurring: list[str] = super().class_names
         return occurring
+
+    @cached_property
+    def _label_feature(self) -> Any:
+        """The ClassLabel of the column of labels; None where it is none."""
+        column = self._label_column
+        return None if column is None else _class_label(self._rows.features[column])
 
     @cached_property
     def _paths(self) -> list[str]:
@@ -160,9 +166,8 @@ class HuggingFaceDataset(ImageDataset):
 
     def scan(self) -> Sequence[Sample]:
         """Paths and labels of all rows, in the order of their paths."""
-        column = self._label_column
+        column, feature = self._label_column, self._label_feature
         values = [None] * len(self._rows) if column is None else list(self._rows[column])
-        feature = _class_label(self._rows.features[column]) if column is not None else None
         return [Sample(self._paths[row], _label(values[row], feature)) for row in self._order]
 
     def load(self, index: int) -> NDArray[np.uint8]:

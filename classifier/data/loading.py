@@ -8,20 +8,22 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from classifier.data.augmentations import Pipeline, start_worker
+from classifier.data.augmentations import Pipeline
 from classifier.data.datasets import ImageDataset, sample_name
-from classifier.data.decoding import BadImageError
+from classifier.data.decoding import BadImageError, Colour
 from classifier.data.sampling import (
     BalancedSampler,
     EpochSampler,
     OrderedSampler,
     even_batch_size,
 )
+from classifier.data.selection import Members
 from classifier.data.transforms import to_tensor
 from classifier.errors import RunError
 
@@ -50,41 +52,37 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
     """The part of a data set that one stage sees, with that stage's pipeline.
 
     Args:
-        dataset: The source; its `augmentations` are replaced by the pipeline.
-        indices: Positions in the source.
-        targets: Class index per position in `indices`, in the run's class list, or a tuple of them;
-            -1 unknown.
+        members: Its images; the `augmentations` of their data set are replaced by the pipeline.
         pipeline: Applied to every image.
         seed: Random numbers depend on it, on the epoch and on the position, and on nothing else:
             not on the number of workers, and not on where a run was resumed.
+        background: What shows through transparent images: (R, G, B), 0 to 255.
         num_classes: Of multi-label data, whose targets become (C,) zeros and ones; else 0.
         tolerant: Give a blank image and the reason for a file that cannot be decoded.
-        skipped: Path, and why, of files that are left out because they are no images.
     """
 
     def __init__(
         self,
-        dataset: Any,
-        indices: Sequence[int],
-        targets: Sequence[Any],
+        members: Members,
         pipeline: Pipeline,
         seed: int,
         *,
-        num_classes: int = 0,
-        tolerant: bool = False,
-        skipped: Sequence[tuple[str, str]] = (),
+        background: Colour,
+        num_classes: int,
+        tolerant: bool,
     ) -> None:
-        self.source = copy.copy(dataset)
+        self.source = copy.copy(members.source)
         self.source.augmentations = pipeline
         if isinstance(self.source, ImageDataset):
             self.source.min_side = pipeline.min_side
-        self.indices = indices
-        self.targets = targets
+            self.source.background = background
+        self.indices = members.indices
+        self.targets = members.targets
+        self.skipped = members.skipped
         self.pipeline = pipeline
         self.seed = seed
         self.num_classes = num_classes
         self.tolerant = tolerant
-        self.skipped = list(skipped)
         self._blank: Tensor | None = None
 
     def __len__(self) -> int:
@@ -101,7 +99,8 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
         try:
             image = self.image(place, hash((self.seed, epoch, place)) & 0x7FFFFFFFFFFFFFFF)
         except Exception as failure:
-            if not (self.tolerant and _is_bad_image(failure)):
+            is_bad_image = isinstance(failure.__cause__, BadImageError | FileNotFoundError)
+            if not (self.tolerant and is_bad_image):
                 raise
             image, error = self._blank_image(), str(failure.__cause__)
         return image, self.target(place), place, error
@@ -135,10 +134,6 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
         return self._blank
 
 
-def _is_bad_image(failure: Exception) -> bool:
-    return isinstance(failure.__cause__, BadImageError | FileNotFoundError)
-
-
 class ResumableLoader(DataLoader[Any]):
     """A loader that starts late: at the first batch, when the epoch and the position are known.
 
@@ -152,9 +147,7 @@ class ResumableLoader(DataLoader[Any]):
         return self._batches()
 
     def _batches(self) -> Iterator[Any]:
-        if self.num_batches_done is not None and isinstance(
-            self.sampler, EpochSampler | BalancedSampler
-        ):
+        if self.num_batches_done is not None and isinstance(self.sampler, EpochSampler):
             self.sampler.num_done = self.num_batches_done() * (self.batch_size or 1)
         yield from super().__iter__()
 
@@ -194,11 +187,11 @@ def whole_batch(batch: Any) -> Any:
 
 
 def init_worker(worker_id: int) -> None:
-    """Leave signals to the training process, which ends its workers itself."""
+    """One thread for each worker; signals are the training process's, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    start_worker()
+    cv2.setNumThreads(0)
 
 
 def make_loader(
@@ -225,7 +218,7 @@ def make_loader(
     replicas, rank = world
     encoded = not isinstance(dataset, StageDataset)
     workers = 0 if encoded else min(num_workers, max(0, len(dataset) - 1))
-    sampler: EpochSampler | BalancedSampler | OrderedSampler | None = None
+    sampler: EpochSampler | OrderedSampler | None = None
     share = math.ceil(len(dataset) / replicas)  # of each process, as samplers count
     # BatchNorm cannot train on one image: a last batch of one is left out, another image every
     # epoch.

@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from classifier.data.splitting import least_tied
+
 NEAR_DISTANCE = 4  # of the 64 bits of a perceptual hash; re-encoded and rescaled copies stay below
 _LIBRARY = "imagehash"
 _BLOCK = 512  # rows of the distance matrix at a time: 40 MB for 10,000 images
 
 
-def perceptual_hasher() -> Callable[[NDArray[np.uint8]], int] | None:
+# Gives 64 bits of the pixels (H, W, 3) of an image.
+Hasher = Callable[[NDArray[np.uint8]], int]
+
+
+def perceptual_hasher() -> Hasher | None:
     """What gives an image's 64 bits that similar pictures share; None without imagehash."""
     if find_spec(_LIBRARY) is None:
         return None
@@ -29,10 +35,8 @@ def perceptual_hasher() -> Callable[[NDArray[np.uint8]], int] | None:
     return hashed
 
 
-def groups_of(
-    hashes: Sequence[int], kinds: Sequence[str], most: int = NEAR_DISTANCE
-) -> list[list[int]]:
-    """Images whose hashes are nearly the same.
+def groups_of(hashes: Sequence[int], kinds: Sequence[str]) -> list[list[int]]:
+    """Images whose hashes differ in at most NEAR_DISTANCE bits.
 
     Every image is tied to the one of each kind that is most like it, so that all that have a near
     duplicate are in a group, also one of another kind, and memory stays proportional to the number
@@ -41,30 +45,18 @@ def groups_of(
     Args:
         hashes: 64 bits each.
         kinds: One for each hash, such as the split of its image.
-        most: Largest number of bits in which two hashes may differ.
 
     Returns:
         Groups of at least two places in `hashes`.
     """
-    parents = list(range(len(hashes)))
-
-    def root(item: int) -> int:
-        while parents[item] != item:
-            parents[item] = parents[parents[item]]
-            item = parents[item]
-        return item
-
-    for one, other in _ties(np.array(hashes, dtype=np.uint64), np.array(kinds), most):
-        parents[root(one)] = root(other)
+    least = least_tied(_ties(np.array(hashes, dtype=np.uint64), np.array(kinds)))
     groups: dict[int, list[int]] = {}
     for item in range(len(hashes)):
-        groups.setdefault(root(item), []).append(item)
+        groups.setdefault(least(item), []).append(item)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _ties(
-    hashes: NDArray[np.uint64], kinds: NDArray[np.str_], most: int
-) -> Iterator[tuple[int, int]]:
+def _ties(hashes: NDArray[np.uint64], kinds: NDArray[np.str_]) -> Iterator[tuple[int, int]]:
     """Each hash with the nearest one of each kind, when that is near enough."""
     for kind in np.unique(kinds):
         places = np.flatnonzero(kinds == kind)
@@ -74,5 +66,5 @@ def _ties(
             rows = np.arange(start, start + len(block))
             distances[rows[:, None] == places[None, :]] = 65  # not itself
             nearest = distances.argmin(axis=1)
-            near = distances[rows - start, nearest] <= most
+            near = distances[rows - start, nearest] <= NEAR_DISTANCE
             yield from zip(rows[near].tolist(), places[nearest[near]].tolist(), strict=True)

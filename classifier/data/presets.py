@@ -49,6 +49,25 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def transforms_of(name: str, key: str) -> list[dict[str, Any]]:
+    """What the name of a preset stands for, as class paths with their arguments.
+
+    Args:
+        name: Of the preset.
+        key: The configuration key that holds it, for the message.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            key, "no such preset", got=name,
+            remedy=f"Write {', '.join(PRESETS)}, or a list of transforms",
+            name=name, options=PRESETS,
+        )  # fmt: skip
+    return PRESETS[name]
+
+
 def written_out(augmentations: Any, key: str) -> Any:
     """The section `augmentations` with every preset replaced by its transforms.
 
@@ -61,15 +80,7 @@ def written_out(augmentations: Any, key: str) -> Any:
     """
     if not isinstance(augmentations, dict):
         return augmentations
-    written = dict(augmentations)
-    for stage, name in augmentations.items():
-        if not isinstance(name, str):
-            continue
-        if name not in PRESETS:
-            raise ConfigError(
-                f"{key}.{stage}", "no such preset", got=name,
-                remedy=f"Write {', '.join(PRESETS)}, or a list of transforms",
-                name=name, options=PRESETS,
-            )  # fmt: skip
-        written[stage] = PRESETS[name]
-    return written
+    return {
+        stage: transforms_of(item, f"{key}.{stage}") if isinstance(item, str) else item
+        for stage, item in augmentations.items()
+    }

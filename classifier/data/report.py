@@ -143,8 +143,8 @@ def write_report(
         findings=[_shown(finding) for finding in findings],
         notes=list(notes_of(facts)),
         columns=facts.stages,
-        rows=_rows(facts.counts(), facts),
-        totals=[_totals(facts)[name] for name in facts.stages],
+        rows=_rows(facts),
+        totals=list(facts.num_images().values()),
         sizes=sizes_of(facts),
         histogram=_histogram(facts),
         picture=picture,
@@ -156,12 +156,11 @@ def write_report(
 
 def as_dict(facts: DataFacts, findings: Sequence[Finding]) -> dict[str, Any]:
     """All that was found, for JSON; a finding's items in full."""
-    totals = _totals(facts)
     return {
         "num_images": len(facts.entries),
         "num_unreadable": sum(file.error is not None for _, file in facts.seen()),
-        "images": {name: totals[name] for name in facts.stages},
-        "classes": {name: dict(count) for name, count in facts.counts().items()},
+        "images": facts.num_images(),
+        "classes": facts.counts(),
         "sizes": sizes_of(facts),
         "input_size": list(facts.input_size) if facts.input_size else None,
         "near_duplicates_looked_for": facts.near is not None,
@@ -181,8 +180,7 @@ def as_dict(facts: DataFacts, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def summary(facts: DataFacts, findings: Sequence[Finding]) -> str:
     """What was looked at and how much was found, in one line."""
-    totals = _totals(facts)
-    parts = ", ".join(f"{name} {totals[name]}" for name in facts.stages)
+    parts = ", ".join(f"{name} {number}" for name, number in facts.num_images().items())
     errors = sum(finding.severity == ERROR for finding in findings)
     numbers = {"error": errors, "warning": len(findings) - errors}
     found = ", ".join(
@@ -219,10 +217,6 @@ def sizes_of(facts: DataFacts) -> dict[str, dict[str, float]]:
     }
 
 
-def _totals(facts: DataFacts) -> Counter[str]:
-    return Counter(entry.stage for entry in facts.entries)
-
-
 def _shown(finding: Finding) -> dict[str, Any]:
     lines = [item.text() for item in finding.items[:_MOST_ITEMS]]
     more = len(finding.items) - _MOST_ITEMS
@@ -231,8 +225,9 @@ def _shown(finding: Finding) -> dict[str, Any]:
     return {"severity": finding.severity, "message": finding.message, "lines": lines}
 
 
-def _rows(counts: Mapping[str, Counter[str]], facts: DataFacts) -> list[dict[str, Any]]:
+def _rows(facts: DataFacts) -> list[dict[str, Any]]:
     """A row a class, a cell a stage; bars in proportion to the largest of all."""
+    counts = facts.counts()
     largest = max((number for count in counts.values() for number in count.values()), default=0)
 
     def cell(stage: str, name: str) -> dict[str, Any] | None:

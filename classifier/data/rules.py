@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from classifier.errors import ConfigError
 
 DATA = "data.init_args"
 DATASETS = f"{DATA}.dataset_classes"
-TASKS = ("multiclass", "multilabel")
+STAGES = ("train", "val", "test", "predict")
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,23 @@ class Rules:
         class_names: All classes, in the order of the logits.
         on_bad_image: error or skip.
         max_samples: Of train.
-        seed: Of the splits.
-        num_threads: That read files before the training.
     """
 
-    val_fraction: float = 0.2
-    test_fraction: float = 0.0
-    folds: int | None = None
-    fold: int = 0
-    group_pattern: str | None = None
-    group_duplicates: bool = True
-    class_names: tuple[str, ...] | None = None
-    on_bad_image: str = "error"
-    max_samples: int | None = None
-    seed: int = 0
-    num_threads: int = 1
+    val_fraction: float
+    test_fraction: float
+    folds: int | None
+    fold: int
+    group_pattern: str | None
+    group_duplicates: bool
+    class_names: Sequence[str] | None
+    on_bad_image: str
+    max_samples: int | None
 
-    def hold_out(self, name: str) -> bool:
+    def holds_out(self, stage: str) -> bool:
         """Whether val or test gets a part of train where it has no data set of its own."""
-        if name == "test":
+        if stage == "test":
             return self.test_fraction > 0
-        return name == "val" and (self.val_fraction > 0 or self.folds is not None)
+        return stage == "val" and (self.val_fraction > 0 or self.folds is not None)
 
     def check(self) -> None:
         """Refuse values out of their range.
@@ -75,15 +71,23 @@ class Rules:
                 f"{DATA}.fold", "must be from 0 to folds - 1", got=self.fold,
                 remedy="Write a smaller number" if self.folds else "Add folds: 5",
             )  # fmt: skip
-        _check_pattern(self.group_pattern)
-        _check_distinct(self.class_names)
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            raise ConfigError(
+                f"{DATA}.group_pattern", f"is no regular expression ({error})",
+                got=self.group_pattern,
+            ) from error  # fmt: skip
+        names = self.class_names
+        if names is not None and (len(set(names)) < len(names) or not names):
+            raise ConfigError(f"{DATA}.class_names", "must be distinct names", got=list(names))
 
 
 def check_minimum(name: str, value: int | None, low: int) -> None:
     """Refuse a number below the lowest that makes sense; None is none."""
     if value is not None and value < low:
         raise ConfigError(
-            f"data.init_args.{name}", f"must be at least {low}", got=value,
+            f"{DATA}.{name}", f"must be at least {low}", got=value,
             remedy=f"Write a whole number from {low} on",
         )  # fmt: skip
 
@@ -98,27 +102,13 @@ def check_choice(name: str, value: str | None, options: tuple[str | None, ...]) 
         )  # fmt: skip
 
 
-def _check_pattern(pattern: str | None) -> None:
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        raise ConfigError(
-            f"{DATA}.group_pattern", f"is no regular expression ({error})", got=pattern
-        ) from error
-
-
-def _check_distinct(names: tuple[str, ...] | None) -> None:
-    if names is not None and (len(set(names)) < len(names) or not names):
-        raise ConfigError(f"{DATA}.class_names", "must be distinct names", got=list(names))
-
-
 def check_stages(given: Mapping[str, Any], key: str, known: Collection[str]) -> None:
     """Refuse a mapping by stages that names an unknown one."""
-    for name in given:
-        if name not in known:
+    for stage in given:
+        if stage not in known:
             raise ConfigError(
-                f"{key}.{name}", "unknown stage", remedy=f"The stages are {', '.join(known)}",
-                name=name, options=known,
+                f"{key}.{stage}", "unknown stage", remedy=f"The stages are {', '.join(known)}",
+                name=stage, options=known,
             )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def draw_samples(
         Class name -> images (H, W, 3) uint8, at most PER_CLASS of them.
     """
     places: dict[str, list[int]] = {name: [] for name in facts.class_names[:MOST_CLASSES]}
-    train = [pair for pair in zip(facts.entries, facts.files, strict=True) if _is_train(pair)]
+    pairs = zip(facts.entries, facts.files, strict=True)
+    train = [(entry, file) for entry, file in pairs if entry.stage == "train"]
     for place, (entry, file) in enumerate(train):
         if file is None or file.error is None:
             for name in entry.labels:
@@ -45,10 +46,6 @@ def draw_samples(
                     places[name].append(place)
     drawn = {name: _images(stage, found, preprocessing) for name, found in places.items()}
     return {name: images for name, images in drawn.items() if images}
-
-
-def _is_train(pair: tuple[Any, Any]) -> bool:
-    return bool(pair[0].stage == "train")
 
 
 def _images(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data.distributed import DistributedSampler
 
+from classifier.data.splitting import classes_of
+
 
 class EpochSampler(DistributedSampler[int]):
     """Gives (epoch, position) pairs, so that workers that outlive an epoch know which it is.
@@ -25,7 +27,35 @@ class EpochSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[Any]:
         done, self.num_done = self.num_done, 0
-        return ((self.epoch, index) for index in islice(super().__iter__(), done, None))
+        return ((self.epoch, index) for index in islice(self._order(), done, None))
+
+    def _order(self) -> Iterator[int]:
+        """The positions of this process in this epoch."""
+        return super().__iter__()
+
+
+class BalancedSampler(EpochSampler):
+    """Draws with replacement so that every class is as frequent as the others.
+
+    Args:
+        dataset: A stage.
+        num_replicas: Processes.
+        rank: This one.
+        seed: Of the draws, which also depend on the epoch, and not on the number of processes.
+    """
+
+    def __init__(self, dataset: Any, num_replicas: int, rank: int, seed: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
+        classes = [classes_of(target) or (-1,) for target in dataset.targets]
+        counts = Counter(index for own in classes for index in own)
+        # An image of several classes is drawn for the rarest of them.
+        rates = [max(1.0 / counts[index] for index in own) for own in classes]
+        self._weights = torch.tensor(rates, dtype=torch.float64)
+
+    def _order(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        drawn = torch.multinomial(self._weights, self.total_size, True, generator=generator)
+        return iter(drawn[self.rank : self.total_size : self.num_replicas].tolist())
 
 
 class OrderedSampler(DistributedSampler[int]):
@@ -69,33 +99,3 @@ def even_batch_size(num_images: int, num_replicas: int, batch_size: int) -> int:
         return batch_size
     sizes = chain(range(batch_size, 1, -1), count(batch_size + 1))
     return next(size for size in sizes if fewest % size)
-
-
-class BalancedSampler(DistributedSampler[int]):
-    """Draws with replacement so that every class is as frequent as the others.
-
-    Gives (epoch, position) pairs, as EpochSampler does, and as many of them an epoch.
-
-    Args:
-        dataset: A stage.
-        num_replicas: Processes.
-        rank: This one.
-        seed: Of the draws, which also depend on the epoch, and not on the number of processes.
-    """
-
-    num_done = 0
-
-    def __init__(self, dataset: Any, num_replicas: int, rank: int, seed: int) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
-        kinds = [target if isinstance(target, tuple) else (target,) for target in dataset.targets]
-        counts = Counter(name for kind in kinds for name in kind or (-1,))
-        # An image of several classes is drawn for the rarest of them.
-        rates = [max(1.0 / counts[name] for name in kind or (-1,)) for kind in kinds]
-        self._weights = torch.tensor(rates, dtype=torch.float64)
-
-    def __iter__(self) -> Iterator[Any]:
-        done, self.num_done = self.num_done, 0
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = torch.multinomial(self._weights, self.total_size, True, generator=generator)
-        own = drawn[self.rank : self.total_size : self.num_replicas].tolist()
-        return ((self.epoch, index) for index in islice(own, done, None))

@@ -1,4 +1,4 @@
-"""Which images each stage sees, and as what: classes, splits, copies, files that are no images."""
+"""Which images each stage sees: splits, groups, copies, files that are no images."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from classifier.data.classes import RunClasses
 from classifier.data.copies import find_copies
-from classifier.data.datasets import ImageDataset, class_names_of, sample_name, targets_of
+from classifier.data.datasets import ImageDataset, sample_name, scanned
 from classifier.data.decoding import BadImageError
-from classifier.data.rules import DATA, DATASETS, TASKS, Rules
-from classifier.data.splitting import Classes, balanced_part, fold_of, hold_out, joined_groups
+from classifier.data.rules import DATA, DATASETS, Rules
+from classifier.data.splitting import (
+    Classes,
+    balanced_part,
+    classes_of,
+    fold_of,
+    hold_out,
+    joined_groups,
+)
 from classifier.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,9 @@ class Members:
     """
 
     source: Any
-    indices: list[int]
-    targets: list[Any]
-    skipped: Mapping[int, str] = field(default_factory=dict)
+    indices: Sequence[int]
+    targets: Sequence[Any]
+    skipped: Mapping[int, str]
 
 
 class Selection:
@@ -46,230 +52,126 @@ class Selection:
     Args:
         datasets: train, val, test and predict, as far as they are given.
         rules: How to choose.
-        class_names: Those of a checkpoint; None takes them from the rules, else from train.
-        task: multiclass or multilabel; None is what the data is.
+        classes: Of the run.
+        seed: Of the splits.
+        num_threads: That read files before the training, at least 1.
 
     Raises:
-        ConfigError: no data for a stage, too few classes, classes that train lacks, or a split
-            that cannot be made.
+        ConfigError: no data for a stage, or a split that cannot be made.
     """
 
     def __init__(
         self,
         datasets: Mapping[str, Any],
         rules: Rules,
-        class_names: Sequence[str] | None = None,
-        task: str | None = None,
+        classes: RunClasses,
+        seed: int,
+        num_threads: int,
     ) -> None:
         self.datasets = datasets
         self.rules = rules
-        self._class_names = list(class_names) if class_names else None
-        self._task = task
-        self._parts: dict[str, list[int]] | None = None
-        self._bad: dict[int, dict[int, str]] = {}
+        self.classes = classes
+        self.seed = seed
+        self.num_threads = num_threads
         self._members: dict[str, Members] = {}
-        self._targets: dict[str, list[Any]] = {}
 
-    # Classes
-
-    @property
-    def task(self) -> str:
-        """The task: multiclass or multilabel."""
-        if self._task is None:
-            source = self.source("train") if self.datasets.get("train") is not None else None
-            self._task = TASKS[bool(getattr(source, "is_multilabel", False))]
-        return self._task
-
-    @property
-    def class_names(self) -> list[str]:
-        """Of a checkpoint, of the configuration, or of the training data, in that order."""
-        if self._class_names is None:
-            key = f"{DATASETS}.train"
-            names = self.rules.class_names or class_names_of(self.source("train"), key)
-            self._class_names = list(names)
-            if self.task == "multilabel" and any("|" in name for name in self._class_names):
-                raise ConfigError(
-                    key, "several labels are written with | between them: no name may hold one",
-                    got=next(name for name in self._class_names if "|" in name),
-                    remedy="Rename the class",
-                )  # fmt: skip
-            if len(_SPLIT_NAMES & set(self._class_names)) > 1:
-                log.warning(
-                    "the classes are called %s: is %s one folder too high?",
-                    ", ".join(self._class_names), f"{key}.init_args.root",
-                )  # fmt: skip
-            if len(self._class_names) < (1 if self.task == "multilabel" else 2):
-                raise ConfigError(
-                    key, "needs at least two classes", got=self._class_names,
-                    remedy="Put the images into one sub-folder per class",
-                )  # fmt: skip
-        return self._class_names
-
-    def source(self, name: str) -> Any:
-        """The data set of a stage, scanned."""
-        dataset = self.datasets.get(name)
-        if dataset is None:
-            raise ConfigError(
-                f"{DATASETS}.{name}", "is not configured", got=None,
-                remedy=f"Add --{DATASETS}.{name} "
-                "'{class_path: FolderImageDataset, init_args: {root: FOLDER}}'",
-            )  # fmt: skip
-        try:
-            len(dataset)
-        except ConfigError as error:
-            if error.key.startswith("-") or "." in error.key:
-                raise
-            raise error.at(f"{DATASETS}.{name}.init_args.{error.key}") from error
-        return dataset
-
-    def targets(self, name: str) -> list[Any]:
-        """Per image of a data set its class index, or a tuple of them, in the run's class list."""
-        if name not in self._targets:
-            self._targets[name] = self._map_targets(name)
-        return self._targets[name]
-
-    def _map_targets(self, name: str) -> list[Any]:
-        dataset = self.source(name)
-        key = f"{DATASETS}.{name}"
-        own = class_names_of(dataset, key)
-        names = self.class_names
-        several = bool(getattr(dataset, "is_multilabel", False))
-        if several and self.task == "multiclass":
-            raise ConfigError(
-                "model.init_args.task", f"{key} has images with several labels", got=self.task,
-                remedy="Write multilabel",
-            )  # fmt: skip
-        places = {label: place for place, label in enumerate(names)}
-        given = targets_of(dataset, key)
-        occurring = {n for target in given for n in _as_tuple(target) if n >= 0}
-        present = [own[n] for n in sorted(occurring)]
-        unknown = [label for label in present if label not in places]
-        if unknown and name == "train":
-            raise ConfigError(
-                f"{DATA}.class_names", f"lacks classes that {key} has: {', '.join(unknown)}",
-                got=names, remedy="Add them, or write null",
-            )  # fmt: skip
-        if unknown:
-            raise ConfigError(
-                key, f"has classes that training does not have: {', '.join(unknown)}; "
-                f"training has {', '.join(names)}",
-                remedy="Use the same class folders everywhere",
-            )  # fmt: skip
-        missing = sorted(set(names) - set(present), key=lambda label: places[label])
-        if missing:
-            log.warning("%s has no images of: %s", key, ", ".join(missing))
-        without = [
-            i for i, target in enumerate(given) if not isinstance(target, tuple) and target < 0
-        ]
-        if without:
-            raise ConfigError(
-                key, f"has {len(without)} image{'s' * (len(without) > 1)} without a class",
-                got=_described(dataset, without[0]),
-                remedy="Move every image into the folder of its class, or fill in its label; a "
-                "table of images with several labels, or none, needs a delimiter",
-            )  # fmt: skip
-        index = [places.get(label, -1) for label in own]
-        mapped = [tuple(index[n] for n in _as_tuple(target)) for target in given]
-        return mapped if self.task == "multilabel" else [target[0] for target in mapped]
-
-    # Members
-
-    def is_held_out(self, name: str) -> bool:
+    def is_held_out(self, stage: str) -> bool:
         """Whether a stage's images are a part of train."""
-        return self.datasets.get(name) is None and self.rules.hold_out(name)
+        return self.datasets.get(stage) is None and self.rules.holds_out(stage)
 
-    def members(self, name: str) -> Members:
+    def members(self, stage: str) -> Members:
         """The images of a stage: train, val, test or predict."""
-        if name not in self._members:
-            self._members[name] = self._choose(name)
-        return self._members[name]
+        if stage not in self._members:
+            self._members[stage] = self._choose(stage)
+        return self._members[stage]
 
-    def _choose(self, name: str) -> Members:
-        if name == "predict":
-            source = self.source("predict")
-            return Members(source, list(range(len(source))), [-1] * len(source))
-        origin = "train" if self.is_held_out(name) else name
-        targets = self.targets(origin)
-        source = self.source(origin)
-        indices = list(range(len(targets)))
-        if origin == "train":
-            indices = self._split(targets)[name]
-        if self.is_held_out(name):
-            self._tell_missing(name, [targets[index] for index in indices])
+    def _choose(self, stage: str) -> Members:
+        if stage == "predict":
+            source = scanned(self.datasets, "predict")
+            return Members(source, range(len(source)), [-1] * len(source), {})
+        origin = "train" if self.is_held_out(stage) else stage
+        targets = self.classes.targets(origin)
+        source = self.datasets[origin]
+        indices = self._parts[stage] if origin == "train" else list(range(len(targets)))
+        if self.is_held_out(stage):
+            self._tell_missing(stage, [targets[index] for index in indices])
         skipped = self._unreadable(source, indices)
         indices = [index for index in indices if index not in skipped]
-        if name == "train" and self.rules.max_samples is not None:
-            if self.rules.max_samples < len(self.class_names):
-                raise ConfigError(
-                    f"{DATA}.max_samples", f"is fewer than the {len(self.class_names)} classes",
-                    got=self.rules.max_samples, remedy="Write a larger number",
-                )  # fmt: skip
-            names = [sample_name(source, index) for index in indices]
-            kinds = [_as_tuple(targets[index]) for index in indices]
-            part = balanced_part(names, kinds, self.rules.max_samples, self.rules.seed)
-            indices = [indices[place] for place in part]
+        if stage == "train" and self.rules.max_samples is not None:
+            indices = self._even_part(self.rules.max_samples, indices, source, targets)
         if not indices:
             raise ConfigError(
-                f"{DATASETS}.{origin}", f"leaves no images for {name}",
+                f"{DATASETS}.{origin}", f"leaves no images for {stage}",
                 remedy="Groups, and copies of one image, stay on one side: see group_pattern and "
-                "group_duplicates" if self.is_held_out(name) else "",
+                "group_duplicates" if self.is_held_out(stage) else "",
             )  # fmt: skip
         return Members(source, indices, [targets[index] for index in indices], skipped)
 
-    def _tell_missing(self, name: str, targets: Sequence[Any]) -> None:
-        counts = class_counts(targets, len(self.class_names))
-        missing = [label for label, n in zip(self.class_names, counts, strict=True) if not n]
+    def _even_part(
+        self, most: int, indices: Sequence[int], source: Any, targets: Sequence[Any]
+    ) -> list[int]:
+        num_classes = len(self.classes.names)
+        if most < num_classes:
+            raise ConfigError(
+                f"{DATA}.max_samples", f"is fewer than the {num_classes} classes", got=most,
+                remedy="Write a larger number",
+            )  # fmt: skip
+        names = [sample_name(source, index) for index in indices]
+        classes = [classes_of(targets[index]) for index in indices]
+        return [indices[place] for place in balanced_part(names, classes, most, self.seed)]
+
+    def _tell_missing(self, stage: str, targets: Sequence[Any]) -> None:
+        names = self.classes.names
+        counts = class_counts(targets, len(names))
+        missing = [label for label, n in zip(names, counts, strict=True) if not n]
         if missing:
             log.warning(
-                "%s, which is held out of train, has no images of: %s", name, ", ".join(missing)
+                "%s, which is held out of train, has no images of: %s", stage, ", ".join(missing)
             )
 
-    def _split(self, targets: Sequence[Any]) -> dict[str, list[int]]:
+    # Parts of train
+
+    @cached_property
+    def _parts(self) -> dict[str, list[int]]:
         """The positions of train's images in train, val and test."""
-        if self._parts is not None:
-            return self._parts
-        rules, parts = self.rules, {"train": list(range(len(targets)))}
-        if self.is_held_out("val") or self.is_held_out("test"):
-            source = self.source("train")
-            names = [sample_name(source, index) for index in range(len(targets))]
-            groups = self._groups(source, names)
-            classes = [_as_tuple(target) for target in targets]
-            if self.is_held_out("test"):
-                self._divide(parts, "test", (names, classes, groups), rules.test_fraction)
-            if self.is_held_out("val"):
-                rest = rules.val_fraction / (1.0 - rules.test_fraction * self.is_held_out("test"))
-                self._divide(parts, "val", (names, classes, groups), rest)
-        self._parts = parts
+        classes = [classes_of(target) for target in self.classes.targets("train")]
+        parts = {"train": list(range(len(classes)))}
+        held_out = [stage for stage in ("test", "val") if self.is_held_out(stage)]
+        if not held_out:
+            return parts
+        source = self.datasets["train"]
+        groups = self._groups(source, [sample_name(source, index) for index in parts["train"]])
+        for stage in held_out:
+            left = parts["train"]
+            kept, held = self._divide(
+                stage, [classes[index] for index in left], [groups[index] for index in left]
+            )
+            parts["train"] = [left[place] for place in kept]
+            parts[stage] = [left[place] for place in held]
         return parts
 
     def _divide(
-        self,
-        parts: dict[str, list[int]],
-        name: str,
-        samples: tuple[list[str], list[Classes], list[str]],
-        fraction: float,
-    ) -> None:
-        """Move a part of train into another stage."""
-        rules, left = self.rules, parts["train"]
-        names = [samples[0][index] for index in left]
-        classes = [samples[1][index] for index in left]
-        groups = [samples[2][index] for index in left]
-        if name == "val" and rules.folds is not None:
-            log.info("val is fold %d of %d, counted from 0", rules.fold, rules.folds)
-            try:
-                kept, held = fold_of(classes, groups, rules.folds, rules.fold, rules.seed)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{DATA}.folds", f"the data cannot be divided so ({error})", got=rules.folds,
-                    remedy="Write a smaller number",
-                ) from error  # fmt: skip
-        else:
-            seed = rules.seed if name == "val" else f"{rules.seed}/test"
-            kept, held = hold_out(names, classes, groups, fraction, seed)
-        parts["train"] = [left[place] for place in kept]
-        parts[name] = [left[place] for place in held]
+        self, stage: str, classes: Sequence[Classes], groups: Sequence[str]
+    ) -> tuple[list[int], list[int]]:
+        """What is left of train, and what a stage gets of it."""
+        rules = self.rules
+        if stage == "test":
+            return hold_out(classes, groups, rules.test_fraction, f"{self.seed}/test")
+        if rules.folds is None:
+            # A fraction of all images, of which test has taken its part.
+            rest = 1.0 - rules.test_fraction * self.is_held_out("test")
+            return hold_out(classes, groups, rules.val_fraction / rest, self.seed)
+        log.info("val is fold %d of %d, counted from 0", rules.fold, rules.folds)
+        try:
+            return fold_of(classes, groups, rules.folds, rules.fold, self.seed)
+        except ValueError as error:
+            raise ConfigError(
+                f"{DATA}.folds", f"the data cannot be divided so ({error})", got=rules.folds,
+                remedy="Write a smaller number",
+            ) from error  # fmt: skip
 
-    def _groups(self, source: Any, names: list[str]) -> list[str]:
+    def _groups(self, source: Any, names: Sequence[str]) -> list[str]:
+        """The group of every image of train."""
         rules = self.rules
         own: list[str | None] = [None] * len(names)
         matched: list[str | None] = [None] * len(names)
@@ -277,13 +179,7 @@ class Selection:
         if isinstance(source, ImageDataset):
             own = [sample.group for sample in source.samples]
             if rules.group_duplicates and source.finds_copies:
-                (copies,) = find_copies([source], rules.num_threads)
-                twins = [found for found in copies if found is not None]
-                if twins:
-                    log.info(
-                        "%d images are there more than once (%d files); copies stay together",
-                        len(set(twins)), len(twins),
-                    )  # fmt: skip
+                copies = self._copies(source)
         if rules.group_pattern is not None:
             matched = [_matched(rules.group_pattern, name) for name in names]
             if not any(matched):
@@ -291,15 +187,26 @@ class Selection:
                     f"{DATA}.group_pattern", f"matches no path, such as {names[0]}",
                     got=rules.group_pattern,
                 )  # fmt: skip
+        # In this order, on which the groups' names depend, and on these the splits.
         return joined_groups(names, own, matched, copies)
+
+    def _copies(self, source: ImageDataset) -> list[bytes | None]:
+        (copies,) = find_copies([source], self.num_threads)
+        twins = [found for found in copies if found is not None]
+        if twins:
+            log.info(
+                "%d images are there more than once (%d files); copies stay together",
+                len(set(twins)), len(twins),
+            )  # fmt: skip
+        return copies
 
     def tell_leaks(self) -> None:
         """Warn of images of a given val that train has too: its score would be too good."""
-        train, source = self.source("train"), self.source("val")
+        train, source = (scanned(self.datasets, name) for name in ("train", "val"))
         able = all(isinstance(d, ImageDataset) and d.finds_copies for d in (train, source))
         if not able or not self.rules.group_duplicates:
             return
-        own, other = find_copies([train, source], self.rules.num_threads)
+        own, other = find_copies([train, source], self.num_threads)
         trained = {print_ for print_ in own if print_ is not None}
         leaks = [index for index, print_ in enumerate(other) if print_ in trained]
         if leaks:
@@ -314,12 +221,9 @@ class Selection:
         """Positions of files that cannot be decoded -> why, where they are to be skipped."""
         if self.rules.on_bad_image != "skip" or not isinstance(source, ImageDataset):
             return {}
-        known = self._bad.setdefault(id(source), {})
-        missing = [index for index in indices if index not in known]
-        with ThreadPoolExecutor(self.rules.num_threads) as pool:
-            reasons = pool.map(lambda index: reason_against(source, index), missing)
-            known.update(zip(missing, reasons, strict=True))
-        bad = {index: known[index] for index in indices if known[index]}
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            reasons = pool.map(lambda index: _reason_against(source, index), indices)
+            bad = {index: why for index, why in zip(indices, reasons, strict=True) if why}
         if bad:
             shown = "; ".join(f"{source.describe(i)}: {why}" for i, why in list(bad.items())[:5])
             more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -327,7 +231,7 @@ class Selection:
         return bad
 
 
-def reason_against(dataset: ImageDataset, index: int) -> str:
+def _reason_against(dataset: ImageDataset, index: int) -> str:
     """Why an image cannot be used; empty when it can."""
     try:
         dataset.load(index)
@@ -340,17 +244,8 @@ def reason_against(dataset: ImageDataset, index: int) -> str:
 
 def class_counts(targets: Sequence[Any], num_classes: int) -> list[int]:
     """Images of each class."""
-    counts = Counter(name for target in targets for name in _as_tuple(target))
+    counts = Counter(name for target in targets for name in classes_of(target))
     return [counts[index] for index in range(num_classes)]
-
-
-def _described(dataset: Any, index: int) -> str:
-    describe = getattr(dataset, "describe", str)
-    return str(describe(index))
-
-
-def _as_tuple(target: Any) -> Classes:
-    return target if isinstance(target, tuple) else (target,)
 
 
 def _matched(pattern: str, name: str) -> str | None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 # The classes of one sample: one index, several in multi-label data, none.
 Classes = tuple[int, ...]
+_Item = TypeVar("_Item", int, str)
+
+
+def classes_of(target: int | Classes) -> Classes:
+    """The classes of a target: a class index, or a tuple of them in multi-label data."""
+    return target if isinstance(target, tuple) else (target,)
 
 
 def hold_out(
-    names: Sequence[str],
-    classes: Sequence[Classes],
-    groups: Sequence[str],
-    fraction: float,
-    seed: int | str,
+    classes: Sequence[Classes], groups: Sequence[str], fraction: float, seed: int | str
 ) -> tuple[list[int], list[int]]:
     """Hold out a fraction of every class, whole groups only.
 
@@ -24,7 +27,6 @@ def hold_out(
     other classes; a new file moves at most one group of its own class across.
 
     Args:
-        names: One stable name per sample, such as its relative path.
         classes: Class indices of every sample.
         groups: The group of every sample; a sample alone is a group of its own name.
         fraction: Part to hold out, in (0, 1). At least one group of every class with two or more
@@ -38,7 +40,7 @@ def hold_out(
     for index, group in enumerate(groups):
         members[group].append(index)
     counts = {group: _count(classes, indices) for group, indices in members.items()}
-    remaining = _count(classes, range(len(names)))
+    remaining = _count(classes, range(len(classes)))
     needed = {
         name: min(max(round(number * fraction), 1), number - 1)
         for name, number in remaining.items()
@@ -67,7 +69,7 @@ def hold_out(
             remaining.subtract(counts[group])
     held_out = sorted(index for group in held for index in members[group])
     chosen = set(held_out)
-    return [index for index in range(len(names)) if index not in chosen], held_out
+    return [index for index in range(len(classes)) if index not in chosen], held_out
 
 
 def fold_of(
@@ -112,22 +114,34 @@ def joined_groups(
         columns: Groups of the samples, in as many ways as there are: images that are equal in one
             of them stay together; None for an image on its own.
     """
-    first: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while first.setdefault(key, key) != key:
-            first[key] = first[first[key]]
-            key = first[key]
-        return key
-
-    keys = []
+    keys: list[str] = []
+    ties: list[tuple[str, str]] = []
     for name, *groups in zip(names, *columns, strict=True):
         own = [f"\0{kind} {group!r}" for kind, group in enumerate(groups) if group is not None]
-        for other in own[1:]:
-            low, high = sorted((find(own[0]), find(other)))
-            first[high] = low
+        ties += [(own[0], other) for other in own[1:]]
         keys.append(own[0] if own else name)
-    return [find(key) for key in keys]
+    least = least_tied(ties)
+    return [least(key) for key in keys]
+
+
+def least_tied(ties: Iterable[tuple[_Item, _Item]]) -> Callable[[_Item], _Item]:
+    """What gives, for an item, the least of all that it is tied to, through others too.
+
+    Args:
+        ties: Pairs of items.
+    """
+    lower: dict[_Item, _Item] = {}
+
+    def least(item: _Item) -> _Item:
+        while lower.setdefault(item, item) != item:
+            lower[item] = lower[lower[item]]
+            item = lower[item]
+        return item
+
+    for one, other in ties:
+        low, high = sorted((least(one), least(other)))
+        lower[high] = low
+    return least
 
 
 def balanced_part(
@@ -150,7 +164,7 @@ def balanced_part(
     return sorted(in_turn[:most])
 
 
-def _count(classes: Sequence[Classes], indices: Sequence[int] | range) -> Counter[int]:
+def _count(classes: Sequence[Classes], indices: Sequence[int]) -> Counter[int]:
     """Samples of each class; those without any are a class of their own, -1."""
     return Counter(name for index in indices for name in classes[index] or (-1,))
 

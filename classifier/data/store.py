@@ -14,7 +14,8 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from classifier.errors import ConfigError, RunError
 
@@ -116,21 +118,31 @@ class Store:
             lock.acquire()
         return lock
 
-    def append(self, items: Iterable[tuple[bytes, NDArray[Any]]], index: dict[bytes, Kept]) -> None:
+    def append(
+        self,
+        items: Iterator[tuple[bytes, NDArray[Any]]],
+        index: dict[bytes, Kept],
+        total: int,
+        doing: str,
+    ) -> None:
         """Write arrays behind those that are kept, and add them to the index.
 
         Args:
             items: Keys of 16 bytes with their arrays, made while they are written.
             index: As `writing` gave it; changed in place.
+            total: How many there will be at most, for the progress bar.
+            doing: What makes them, for the progress bar.
         """
         end = max((place.end for place in index.values()), default=0)
         with (
             open(self.folder / "data.bin", "r+b" if end else "wb") as data,
             open(self.folder / "index.bin", "ab") as records,
+            tqdm(
+                total=total, desc=doing, unit="img", leave=False, disable=not sys.stderr.isatty()
+            ) as bar,
         ):
             data.truncate(end)
             data.seek(end)
-            items = iter(items)
             while chunk := list(islice(items, _CHUNK)):
                 told = bytearray()
                 for key, array in chunk:
@@ -139,6 +151,7 @@ class Store:
                     end = place.end
                     index[key] = place
                     told += _WHERE.pack(key, *place, _checksum(key, place))
+                    bar.update()
                 data.flush()
                 os.fsync(data.fileno())
                 records.write(told)

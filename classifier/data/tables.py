@@ -91,10 +91,11 @@ class CsvImageDataset(FilesDataset):
             if self.target_column is None
             else [self._label(value) for value in frame[self.target_column]]
         )
-        groups = [
-            _text(value) or None
-            for value in (frame[self.group_column] if self.group_column else [""] * len(paths))
-        ]
+        groups = (
+            [None] * len(paths)
+            if self.group_column is None
+            else [_text(value) or None for value in frame[self.group_column]]
+        )
         found = [Sample(*row) for row in zip(paths, labels, groups, strict=True)]
         self._check_files(paths)
         self._tell_of_delimiters(labels)

@@ -154,10 +154,6 @@ class TorchvisionDataset(ImageDataset):
         content = self.load(index).tobytes() if file is None else file.read_bytes()
         return hashlib.blake2b(content, digest_size=16).digest()
 
-    def describe(self, index: int) -> str:
-        """The file, else the number."""
-        return str(self.file(index) or self.samples[index].path)
-
 
 def _torchvision_class(name: str) -> Any:
     import torchvision.datasets as library

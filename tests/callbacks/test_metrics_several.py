@@ -159,7 +159,7 @@ def test_half_an_epoch_is_counted_on_from_a_checkpoint() -> None:
     loggers = [MetricsLogger(["F1Score", "AUROC"]) for _ in range(3)]
     run = trainer()
     for logger in loggers:
-        logger.on_fit_start(run, model)
+        logger.on_train_start(run, model)
     first, second, whole = loggers
     first.on_train_batch_end(run, model, parts[0], None, 0)
     second.load_state_dict(first.state_dict())

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier import FolderImageDataset, ImageDataModule, RandomResizedCrop
+from classifier import FolderImageDataset, ImageDataModule, RandomResizedCrop, main
 from classifier.data import cache as cache_module
 from classifier.data import fingerprints, store
 from classifier.data.augmentations import KeepingResize
@@ -322,8 +322,6 @@ def test_evaluation_sees_the_same_pixels_with_and_without_the_cache(
 
 
 def test_cache_repeats_a_training_bit_for_bit(config: Any, save: Any, workplace: Path) -> None:
-    from classifier import main
-
     config["data"]["init_args"]["create_dataset"] = True
     config["data"]["init_args"]["num_workers"] = 2
     one, other = main(["--config", save(config)]), main(["--config", save(config)])
@@ -333,8 +331,6 @@ def test_cache_repeats_a_training_bit_for_bit(config: Any, save: Any, workplace:
 
 
 def test_data_set_of_ones_own_without_a_base_class_cannot_be_kept(config: Any, save: Any) -> None:
-    from classifier import main
-
     sets = config["data"]["init_args"]["dataset_classes"]
     sets["train"] = {"class_path": "tests.data.test_datasets.PlainDataset"}
     config["data"]["init_args"]["create_dataset"] = True

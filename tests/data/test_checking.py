@@ -259,13 +259,13 @@ def test_groups_equal_a_plain_loop() -> None:
         if (one ^ other).bit_count() <= 4
     }
     assert len(near) > 20
-    groups = groups_of(hashes, ["train"] * len(hashes), most=4)
+    groups = groups_of(hashes, ["train"] * len(hashes))
     assert sorted(tuple(sorted(group, reverse=True)) for group in groups) == sorted(near)
 
 
 def test_all_that_are_near_are_in_a_group() -> None:
     assert groups_of([], []) == []
-    assert groups_of([0b0, 0b1111, 0b11111111, 2**63 - 1], ["val"] * 4, most=4) == [[0, 1, 2]]
+    assert groups_of([0b0, 0b1111, 0b11111111, 2**63 - 1], ["val"] * 4) == [[0, 1, 2]]
 
 
 # Classes

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch.utils.data import Dataset
 
-from classifier import FolderImageDataset, ImageDataset
+from classifier import FolderImageDataset, ImageDataset, main
 from classifier.data.datasets import Sample
 from classifier.data.folders import ImagePathsDataset, find_images
 from classifier.errors import ConfigError
@@ -73,7 +74,7 @@ class Squares(ImageDataset):
         return np.full((32, 32, 3), 40 if index % 2 else 220, dtype=np.uint8)
 
 
-class Plain:
+class PlainDataset(Dataset[Any]):
     """A user's own data set that is nothing but a map-style data set, torchvision's names."""
 
     def __init__(self, number: int = 8, augmentations: Any = None) -> None:
@@ -91,17 +92,8 @@ class Plain:
         return image, self.targets[index]
 
 
-from torch.utils.data import Dataset  # noqa: E402
-
-
-class PlainDataset(Plain, Dataset[Any]):
-    """The same as a torch Dataset."""
-
-
 @pytest.mark.parametrize("name", ["Squares", "PlainDataset"])
 def test_own_data_set_by_class_path_trains(config: Any, save: Any, name: str) -> None:
-    from classifier import main
-
     sets = config["data"]["init_args"]["dataset_classes"]
     sets["train"] = {"class_path": f"{__name__}.{name}", "init_args": {"number": 12}}
     result = main(["--config", save(config)])
@@ -109,8 +101,6 @@ def test_own_data_set_by_class_path_trains(config: Any, save: Any, name: str) ->
 
 
 def test_own_data_set_without_augmentations_is_told_what_is_missing(config: Any, save: Any) -> None:
-    from classifier import main
-
     sets = config["data"]["init_args"]["dataset_classes"]
     sets["train"] = {"class_path": f"{__name__}.Stubborn"}
     with pytest.raises(ConfigError) as caught:

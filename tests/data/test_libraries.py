@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier import main
 from classifier.data.datasets import Sample
 from classifier.data.decoding import BadImageError
 from classifier.data.hub_datasets import HuggingFaceDataset
@@ -109,8 +110,6 @@ def test_missing_library_is_told(workplace: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_data_set_of_the_hub_trains(saved: Path, config: Any, save: Any) -> None:
-    from classifier import main
-
     # The rows stand in the order of their paths.
     assert [sample.path for sample in HuggingFaceDataset("saved", target_column="kind").samples] == [
         "0.png", "1.png", "2.png",
@@ -207,8 +206,6 @@ def test_torchvision_mistake_is_told(workplace: Path, arguments: Any, message: s
 
 
 def test_data_set_of_torchvision_trains(workplace: Path, config: Any, save: Any) -> None:
-    from classifier import main
-
     write_classes(workplace / "eurosat" / "2750", 5)
     Image.new("L", (20, 30), 90).save(workplace / "eurosat" / "2750" / "red" / "grey.png")
     part = {"class_path": "TorchvisionDataset", "init_args": {"name": "EuroSAT", "root": "."}}

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from classifier import main
 from classifier.data.datasets import Sample
 from classifier.data.tables import CsvImageDataset
 from classifier.errors import ConfigError
@@ -159,8 +160,6 @@ def test_byte_order_mark_of_a_spreadsheet_is_no_part_of_a_name(table: Path) -> N
 
 def test_several_labels_through_every_stage(config: Any, save: Any, workplace: Path) -> None:
     """A CSV with a delimiter is all that multi-label data needs."""
-    from classifier import main
-
     names = {"blue": "blue|cold", "green": "green", "red": "red|warm"}
     files = sorted((workplace / "images" / "train").rglob("*.png"))
     rows = [{"path": str(f), "tags": names[f.parent.name]} for f in files]
