@@ -68,11 +68,11 @@ class PredictionsWriter(Callback):
     def _write(self, batch: Any, probabilities: Tensor) -> None:
         rows = probabilities.float().cpu()
         decided = self._model.decisions(rows).tolist() if self._several else [None] * len(rows)
-        targets, places = batch.targets.tolist(), batch.indices.tolist()
+        targets, positions = batch.targets.tolist(), batch.positions.tolist()
         errors = batch.errors or [""] * len(rows)
-        parts = zip(rows.tolist(), decided, targets, places, errors, strict=True)
-        for row, decisions, target, place, error in parts:
-            path = self._dataset.path(place)
+        parts = zip(rows.tolist(), decided, targets, positions, errors, strict=True)
+        for row, decisions, target, position, error in parts:
+            path = self._dataset.path(position)
             self._write_skipped(before=path)
             order = sorted(range(len(row)), key=lambda index: (-row[index], index))
             chosen = order[:1] if decisions is None else [i for i in order if decisions[i]]

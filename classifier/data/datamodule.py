@@ -226,9 +226,9 @@ class ImageDataModule(L.LightningDataModule):
         split = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         return f"{len(targets)} images ({split}) in {len(classes)} classes: {', '.join(shown)}"
 
-    def describe(self, stage: str, place: int) -> str:
+    def describe(self, stage: str, position: int) -> str:
         """The path of one image of a stage, for messages."""
-        return self.stage(stage).path(place)
+        return self.stage(stage).path(position)
 
     def has_validation(self) -> bool:
         """Whether there are images to validate on."""

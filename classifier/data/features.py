@@ -54,7 +54,7 @@ class EncodedStage(Dataset[Batch]):
     Args:
         stage: Whose images they are.
         content: All that is kept: (rows, bytes) uint8.
-        rows: For every view and every place in the stage, its row in `content`: (views, N).
+        rows: For every view and every position in the stage, its row in `content`: (views, N).
         shape: Of one image's features.
         dtype: Of the features.
     """
@@ -84,11 +84,11 @@ class EncodedStage(Dataset[Batch]):
             positions: Where in the stage, or (epoch, where): epochs go round the views.
         """
         pairs = [item if isinstance(item, tuple) else (0, item) for item in positions]
-        epochs, places = np.array(pairs, dtype=np.int64).T
-        found = self._content[self._rows[epochs % len(self._rows), places]]
+        epochs, positions = np.array(pairs, dtype=np.int64).T
+        found = self._content[self._rows[epochs % len(self._rows), positions]]
         features = torch.from_numpy(found).view(self._dtype).view(len(pairs), *self._shape)
-        targets = default_collate([self.stage.target(place) for place in places.tolist()])
-        return Batch(features, targets, torch.from_numpy(places), encoded=True)
+        targets = default_collate([self.stage.target(position) for position in positions.tolist()])
+        return Batch(features, targets, torch.from_numpy(positions), encoded=True)
 
 
 class FeatureCache:
@@ -133,9 +133,9 @@ class FeatureCache:
             if any(key not in index for view in keys for key in view):
                 with store.writing() as index:
                     missing = {
-                        key: place
+                        key: position
                         for view in keys
-                        for place, key in enumerate(view)
+                        for position, key in enumerate(view)
                         if key not in index  # another process may have made some meanwhile
                     }
                     images = _Views(stage, list(missing.items()), keys[0], prints)
@@ -187,7 +187,7 @@ class FeatureCache:
             worker_init_fn=init_worker, generator=torch.Generator().manual_seed(images.stage.seed),
         )  # fmt: skip
         for batch in loader:
-            keys = [images.items[number][0] for number in batch.indices.tolist()]
+            keys = [images.items[number][0] for number in batch.positions.tolist()]
             yield keys, self.encoder.encode(batch.images)
 
 
@@ -202,7 +202,7 @@ class _Views(Dataset[tuple[Tensor, Any, int, str]]):
         prints: Fingerprints,
     ) -> None:
         self.stage = stage
-        self.items = items  # keys with their places in the stage
+        self.items = items  # keys with their positions in the stage
         self._first_keys = first_keys
         self._prints = prints
 
@@ -210,11 +210,11 @@ class _Views(Dataset[tuple[Tensor, Any, int, str]]):
         return len(self.items)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Any, int, str]:
-        key, place = self.items[number]
-        image = self.stage.image(place, int.from_bytes(key[:7]))
-        content = self._prints.one(self.stage.indices[place])
-        if content is None or _key(content, 0) != self._first_keys[place]:
-            raise RunError(f"{self.stage.path(place)} changed while it was read")
+        key, position = self.items[number]
+        image = self.stage.image(position, int.from_bytes(key[:7]))
+        content = self._prints.one(self.stage.indices[position])
+        if content is None or _key(content, 0) != self._first_keys[position]:
+            raise RunError(f"{self.stage.path(position)} changed while it was read")
         return image, -1, number, ""
 
 

@@ -36,14 +36,14 @@ class Batch(NamedTuple):
             features (N, ...) of the frozen part of the model.
         targets: (N,) int64 class indices, -1 where the truth is not known; in multi-label data
             (N, C) float32 zeros and ones.
-        indices: (N,) int64 positions in the stage's data set.
+        positions: (N,) int64, in the stage's data set.
         errors: Only when predicting: the reason why an image could not be decoded, "" when it was.
         encoded: Whether the model shall go on behind its frozen part.
     """
 
     images: Tensor
     targets: Tensor
-    indices: Tensor
+    positions: Tensor
     errors: tuple[str, ...] = ()
     encoded: bool = False
 
@@ -88,45 +88,45 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int | tuple[int, int]) -> tuple[Tensor, Any, int, str]:
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, Any, int, str]:
         """Image, target, position and error of one item.
 
         Args:
-            position: Where in the stage, or (epoch, where), as EpochSampler gives it.
+            item: Its position in the stage, or (epoch, position), as EpochSampler gives it.
         """
-        epoch, place = position if isinstance(position, tuple) else (0, position)
+        epoch, position = item if isinstance(item, tuple) else (0, item)
         error = ""
         try:
-            image = self.image(place, hash((self.seed, epoch, place)) & 0x7FFFFFFFFFFFFFFF)
+            image = self.image(position, hash((self.seed, epoch, position)) & 0x7FFFFFFFFFFFFFFF)
         except Exception as failure:
             is_bad_image = isinstance(failure.__cause__, BadImageError | FileNotFoundError)
             if not (self.tolerant and is_bad_image):
                 raise
             image, error = self._blank_image(), str(failure.__cause__)
-        return image, self.target(place), place, error
+        return image, self.target(position), position, error
 
-    def image(self, place: int, seed: int) -> Tensor:
+    def image(self, position: int, seed: int) -> Tensor:
         """One image (3, H, W) as augmented with the random numbers of a seed of at least 0.
 
         Raises:
             RunError: the file cannot be decoded, or is gone; names it.
         """
         self.pipeline.reseed(seed)
-        image, _ = self.source[self.indices[place]]
+        image, _ = self.source[self.indices[position]]
         return to_tensor(image)
 
-    def target(self, place: int) -> Any:
+    def target(self, position: int) -> Any:
         """Class index, -1 unknown; in multi-label data (C,) zeros and ones."""
-        target = self.targets[place]
+        target = self.targets[position]
         if not isinstance(target, tuple):
             return target
         present = torch.zeros(self.num_classes)
         present[list(target)] = 1.0
         return present
 
-    def path(self, place: int) -> str:
+    def path(self, position: int) -> str:
         """The sample's path as predictions.csv shows it."""
-        return sample_name(self.source, self.indices[place])
+        return sample_name(self.source, self.indices[position])
 
     def _blank_image(self) -> Tensor:
         if self._blank is None:
@@ -165,7 +165,7 @@ def collate(items: Sequence[tuple[Tensor, Any, int, str]]) -> Batch:
     Raises:
         RunError: the images differ in size.
     """
-    images, targets, places, errors = zip(*items, strict=True)
+    images, targets, positions, errors = zip(*items, strict=True)
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         found = ", ".join(" x ".join(str(side) for side in shape) for shape in sorted(shapes)[:3])
@@ -176,7 +176,7 @@ def collate(items: Sequence[tuple[Tensor, Any, int, str]]) -> Batch:
     return Batch(
         default_collate(list(images)),
         default_collate(list(targets)),
-        torch.tensor(places, dtype=torch.int64),
+        torch.tensor(positions, dtype=torch.int64),
         errors,
     )
 

@@ -150,10 +150,11 @@ class CountedLosses(L.LightningModule):
     def _files_of(self, batch: Any) -> str:
         """The first files of a batch, where the data module knows them."""
         describe = getattr(getattr(self.trainer, "datamodule", None), "describe", None)
-        places = getattr(batch, "indices", None)
-        if describe is None or places is None:
+        positions = getattr(batch, "positions", None)
+        if describe is None or positions is None:
             return ""
-        return f" with {', '.join(describe('train', place) for place in places[:3].tolist())}, ..."
+        first = [describe("train", position) for position in positions[:3].tolist()]
+        return f" with {', '.join(first)}, ..."
 
 
 def first_problem(own: str | None, device: torch.device) -> str | None:
