@@ -77,13 +77,13 @@ class EncodedStage(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.stage)
 
-    def __getitems__(self, positions: Sequence[Any]) -> Batch:
+    def __getitems__(self, items: Sequence[Any]) -> Batch:
         """A batch at once.
 
         Args:
-            positions: Where in the stage, or (epoch, where): epochs go round the views.
+            items: Positions in the stage, or (epoch, position): epochs go round the views.
         """
-        pairs = [item if isinstance(item, tuple) else (0, item) for item in positions]
+        pairs = [item if isinstance(item, tuple) else (0, item) for item in items]
         epochs, positions = np.array(pairs, dtype=np.int64).T
         found = self._content[self._rows[epochs % len(self._rows), positions]]
         features = torch.from_numpy(found).view(self._dtype).view(len(pairs), *self._shape)
