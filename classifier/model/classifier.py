@@ -106,7 +106,7 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
         channels_last: bool | None = None,
         loss_config: dict[str, Any] | None = None,
         mixup_config: dict[str, Any] | None = None,
-        unfreeze_schedule: dict[int, Any] | None = None,
+        unfreeze_schedule: dict[Any, Any] | None = None,
         lora: dict[str, Any] | None = None,
         compile: bool | str = False,
     ) -> None:

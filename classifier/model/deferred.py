@@ -42,7 +42,7 @@ class DeferredNetwork(L.LightningModule):
     options: NetworkOptions
     num_classes: int | None
     freeze_encoder: bool | float
-    unfreeze_schedule: dict[int, Any] | None
+    unfreeze_schedule: dict[Any, Any] | None
     class_weights: str | PerClass | None
     loss_config: Mapping[str, Any] | None
     mixing: Mixing | None

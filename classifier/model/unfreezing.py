@@ -32,7 +32,8 @@ def check_unfreeze_schedule(
         fraction_frozen: `freeze_encoder`, which must be false beside a schedule.
 
     Raises:
-        ConfigError: an unknown stage, no stage for epoch 0, or one that freezes again.
+        ConfigError: a key that is no epoch, an unknown stage, no stage for epoch 0, or one that
+            freezes again.
     """
     if schedule is None:
         return
@@ -42,6 +43,11 @@ def check_unfreeze_schedule(
             got=fraction_frozen, remedy="Write false: the schedule says what is frozen",
         )  # fmt: skip
     for epoch, stage in schedule.items():
+        if type(epoch) is not int:
+            raise ConfigError(
+                f"{UNFREEZE}.{epoch}", "is no epoch, which is a whole number from 0 on", got=epoch,
+                remedy="Write for example {0: head, 2: 0.25, 4: all}",
+            )  # fmt: skip
         number = isinstance(stage, int | float) and not isinstance(stage, bool)
         if not (stage in _STAGES if isinstance(stage, str) else number and 0 <= stage <= 1):
             raise ConfigError(

@@ -104,13 +104,15 @@ def test_stage_holds_until_the_next_one() -> None:
     [
         ({}, "must say what is trained from epoch 0 on"),
         ({-1: "head", 0: "all"}, "in no epoch before"),
+        ({0: "head", 1.5: "all"}, "unfreeze_schedule.1.5: is no epoch"),
+        ({"a": "head"}, "unfreeze_schedule.a: is no epoch"),
         ({0: True}, "must be head, all or a fraction"),
         ({0: 1.5}, "must be head, all or a fraction"),
         ({0: "al"}, "Did you mean 'all'"),
         ({0: "all", 1: "head"}, "is not frozen again"),
     ],
 )
-def test_wrong_schedule_is_refused(schedule: dict[int, Any], message: str) -> None:
+def test_wrong_schedule_is_refused(schedule: dict[Any, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_unfreeze_schedule(schedule, False)
 
