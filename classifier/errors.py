@@ -103,6 +103,16 @@ class Interrupted(BaseException):
         super().__init__(f"interrupted by signal {signum}")
 
 
+def reason_of(error: BaseException, most: int = 1000) -> str:
+    """What an error of a library says, in one line for a message.
+
+    Args:
+        error: Any; one without words is told by its class.
+        most: Characters.
+    """
+    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
+
+
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."

@@ -94,7 +94,7 @@ class Run:
 
     Args:
         folder: An existing folder.
-        mode: train, validate, test or predict.
+        mode: train, validate, test, predict, check or lr_find.
         started: time.time() at the start of the command.
         writes: Whether this process writes into the folder; of several, one does.
     """
@@ -145,7 +145,7 @@ def create_run(experiment: str, mode: str, started: float, *, first: bool = True
 
     Args:
         experiment: Name of the experiment, may be nested with slashes.
-        mode: train, validate, test or predict.
+        mode: train, validate, test, predict, check or lr_find.
         started: time.time() at the start of the command.
         first: False in the further processes of a distributed run, which make no folder; one that
             was not told of it learns it when the processes have found each other.

@@ -62,3 +62,11 @@ def test_journeys_pass_through_modules_that_there_are() -> None:
     assert not [name for name in named if not (ROOT / "classifier" / name).is_file()]
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+
+
+def test_architecture_points_at_what_there_is() -> None:
+    named = re.findall(r"`([\w/]+\.py)`: `(\w+)`", ARCHITECTURE)
+    assert len(named) > 15
+    for file, name in named:
+        source = (ROOT / "classifier" / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(def|class) {name}\b", source, flags=re.MULTILINE), (file, name)

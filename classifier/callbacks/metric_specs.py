@@ -14,7 +14,7 @@ import torchmetrics
 from torch import Tensor
 from torchmetrics import Metric, classification
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.importing import import_path, public_names
 from classifier.model.tasks import MULTICLASS, MULTILABEL, TASKS
 
@@ -162,7 +162,7 @@ class AskedMetric:
             metric.update(*_example(self.given(task), num_classes))
             value = metric.compute()
         except Exception as error:  # a class of anyone's, which may raise anything
-            reason = " ".join(str(error).split()).rstrip(".")
+            reason = reason_of(error)
             what = "class logits" if task == MULTICLASS else _IN_WORDS[task]
             raise ConfigError(
                 self.key, f"{name} does not work on {what} ({reason})", got=self.arguments

@@ -8,13 +8,13 @@ from typing import Any
 from classifier.data.checking import Entry, inspect
 from classifier.data.findings import ERROR, Finding, findings_of, one_line
 from classifier.data.report import notes_of, sizes_of, summary, write_report
+from classifier.data.rules import DATASETS
 from classifier.data.samples import draw_samples
 from classifier.errors import ConfigError, RunError
 from classifier.preprocessing import Preprocessing
 from classifier.runs import Run
 from classifier.terminal import show
 
-_DATASETS = "data.init_args.dataset_classes"
 _FEW = 3  # items of a finding on the terminal; the page has more, data.json all
 
 
@@ -87,7 +87,7 @@ def _refuse(
 ) -> None:
     errors = [
         ConfigError(
-            f"{_DATASETS}.{finding.stage if finding.stage in given else 'train'}",
+            f"{DATASETS}.{finding.stage if finding.stage in given else 'train'}",
             f"{finding.message} ({'; '.join(_first(finding))})",
             remedy=f"Replace or remove what is named in {one_line(page)}",
         )

@@ -97,8 +97,8 @@ def known_names(
     callbacks: Iterable[Callback], data: L.LightningDataModule
 ) -> dict[str, bool | None]:
     """Names that a training logs -> whether higher is better."""
-    loggers = [c for c in callbacks if isinstance(c, MetricsLogger)] or [MetricsLogger()]
     callbacks = list(callbacks)
+    loggers = [c for c in callbacks if isinstance(c, MetricsLogger)] or [MetricsLogger()]
     names: dict[str, bool | None] = {}
     for stage in ("train", "validation"):
         if stage == "train" or _has_validation(data):

@@ -22,7 +22,7 @@ from classifier.commands.out_of_memory import AUTO_BATCH_SIZE
 from classifier.commands.trainer import as_list, build_trainer
 from classifier.commands.weights import check_same_data, load_weights
 from classifier.data.datamodule import ImageDataModule
-from classifier.errors import ConfigError, RunError
+from classifier.errors import ConfigError, RunError, reason_of
 from classifier.model.classifier import ImageClassifier
 from classifier.model.deferred import CHECKPOINT_KEY
 from classifier.model.options import MODEL_NAME, PRETRAINED
@@ -240,7 +240,7 @@ def _check_image(model: ImageClassifier, dataset: Any, name: str) -> None:
             logits = model(image.unsqueeze(0))
     except (RuntimeError, ValueError, AssertionError) as error:
         height, width = model.preprocessing.size
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = reason_of(error)
         raise ConfigError(
             key, f"gives images of {image.shape[1]} x {image.shape[2]} pixels, which "
             f"{model.model_name} refuses ({reason})",

@@ -25,7 +25,7 @@ from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunRecorder
 from classifier.callbacks.table import MetricsTable
 from classifier.checkpoints import WholeFileIO
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.rank_launcher import take_over_launching
 from classifier.ranks import set_rank
 from classifier.runs import BEST, LAST, Run
@@ -73,7 +73,7 @@ def build_trainer(
     try:
         trainer = L.Trainer(**arguments, callbacks=callbacks, plugins=plugins, logger=False)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = reason_of(error)
         raise ConfigError("trainer", reason) from error
     take_over_launching(trainer)
     set_rank(trainer.global_rank)
@@ -197,17 +197,11 @@ def collect(trainer: Any, run: Run) -> None:
     for callback in trainer.callbacks:
         if isinstance(callback, BestMetrics):
             result.best_metrics = callback.metrics
+            if callback.source.monitor and callback.source.best_model_score is not None:
+                result.monitor = callback.source.monitor
+                result.best_score = float(callback.source.best_model_score)
     result.num_steps = trainer.global_step
     result.num_epochs = trainer.fit_loop.epoch_progress.current.completed
-    for saver in trainer.callbacks:
-        if (
-            isinstance(saver, ModelCheckpoint)
-            and saver.monitor
-            and saver.best_model_score is not None
-        ):
-            result.monitor = saver.monitor
-            result.best_score = float(saver.best_model_score)
-            break
     for name, field in ((BEST, "best_checkpoint"), (LAST, "last_checkpoint")):
         file = run.checkpoints / name
         if file.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.model.classifier import ImageClassifier
 from classifier.model.deferred import CHECKPOINT_KEY
 from classifier.model.lora import named_as_with_adapters
@@ -35,7 +35,7 @@ def restore(
     except ConfigError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        reason = reason_of(error, 200)
         raise ConfigError(
             "ckpt_path", f"the checkpoint's parts do not fit each other ({reason})",
             remedy="Use a checkpoint as this program wrote it",

@@ -1,4 +1,4 @@
-"""From a file to RGB pixels: every odd format is handled once, here."""
+"""From a file to RGB pixels: every odd format is handled here, ordinary JPEG files in jpeg.py."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from classifier.data.datasets import Augmentations, ImageDataset, Label, Sample
 from classifier.data.decoding import BadImageError, decode_image
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
@@ -68,7 +68,7 @@ class HuggingFaceDataset(ImageDataset):
         except ConfigError:
             raise
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            reason = " ".join(str(error).split())[:300].rstrip(".")
+            reason = reason_of(error, 300)
             raise ConfigError(
                 "name", f"could not be loaded ({reason})", got=self.name,
                 remedy="Check the name, the split and the network connection",

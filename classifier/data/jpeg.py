@@ -63,7 +63,7 @@ def decode_jpeg(data: bytes, min_side: int | None, max_pixels: int) -> NDArray[n
     pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     if pixels is None:
         return None
-    return _upright(pixels.astype(np.uint8, copy=False), header.orientation)
+    return _turned(pixels.astype(np.uint8, copy=False), header.orientation)
 
 
 def _read_header(data: bytes) -> _Header:
@@ -116,7 +116,7 @@ def _orientation(exif: bytes) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Undo how the camera was held. Source: CIPA DC-008, Exif 2.32, tag 274."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)

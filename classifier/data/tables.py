@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from classifier.data.datasets import Augmentations, FilesDataset, Label, Sample
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _read(table: str) -> Any:
             remedy="pip install pyarrow",
         ) from error  # fmt: skip
     except (ValueError, OSError, pd.errors.ParserError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = reason_of(error)
         raise ConfigError("table", f"cannot be read ({reason})", got=table) from error
 
 

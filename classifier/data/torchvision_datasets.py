@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from classifier.data.datasets import Augmentations, ImageDataset, Sample
 from classifier.data.decoding import decode_image, rgb_pixels
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 
 # What torchvision's classes call their class indices, in the order in which to look.
 _TARGETS = ("targets", "labels", "_labels", "y")
@@ -78,7 +78,7 @@ class TorchvisionDataset(ImageDataset):
         try:
             return cls(**arguments)
         except Exception as error:  # of every kind: a missing package, file or argument
-            reason = " ".join(str(error).split())[:300].rstrip(".")
+            reason = reason_of(error, 300)
             fetch = "Check the network connection" if self.download else "Write download: true"
             key = "split" if "split" in reason else "name"
             raise ConfigError(

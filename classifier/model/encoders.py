@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from classifier.config import IMPORT_PATH
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.model.heads import HeadLayers, replace_head
 from classifier.model.lora import add_adapters, restore_adapters
 from classifier.model.network import Network
-from classifier.model.options import IMAGE_SIZE, MODEL_NAME, NetworkOptions, reason_of, unavailable
+from classifier.model.options import IMAGE_SIZE, MODEL_NAME, NetworkOptions, unavailable
 
 _Build = Callable[[NetworkOptions], Network]
 _STEP = 32  # most architectures reduce an image 32 times, or cut it into patches of 8, 14, 16 or 32

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.model.network import Network
-from classifier.model.options import MODEL, reason_of
+from classifier.model.options import MODEL
 
 LORA = f"{MODEL}.lora"
 _LIBRARY = "peft"

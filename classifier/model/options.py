@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.model.heads import HeadLayers
 
 MODEL = "model.init_args"
@@ -179,8 +179,3 @@ def no_weights(model_name: str, error: Exception) -> ConfigError:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-
-
-def reason_of(error: Exception) -> str:
-    """What an error of a library says, in one line for a message."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

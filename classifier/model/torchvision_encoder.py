@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.importing import parameters_of
 from classifier.model.heads import inputs_of, outputs_of
 from classifier.model.layer_groups import group_by_block
@@ -20,7 +20,6 @@ from classifier.model.options import (
     MODEL_NAME,
     PRETRAINED,
     NetworkOptions,
-    reason_of,
     refused_arguments,
 )
 from classifier.preprocessing import Preprocessing
@@ -135,7 +134,7 @@ def _pretrained(name: str, weights: Any, arguments: dict[str, Any]) -> Any:
         return _create(name, {**arguments, "progress": False}, weights)
     except (OSError, RuntimeError) as error:
         raise ConfigError(
-            PRETRAINED, f"the weights {weights} could not be loaded ({reason_of(error)[:200]})",
+            PRETRAINED, f"the weights {weights} could not be loaded ({reason_of(error, 200)})",
             got=True,
             remedy="Check the network connection and model_args, or write pretrained: false",
         ) from error  # fmt: skip

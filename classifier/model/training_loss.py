@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.importing import check_arguments, import_path, parameters_of
 from classifier.model.losses import bce, classification_loss, cross_entropy, focal
 from classifier.model.tasks import MULTICLASS, MULTILABEL
@@ -199,7 +199,7 @@ def _build_own(config: Mapping[str, Any], weights: Tensor | None) -> nn.Module:
         loss: nn.Module = found(**given, **({} if weights is None else {"weight": weights}))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ConfigError(
-            LOSS, f"{name} refuses its arguments: {_reason(error)}", got=given,
+            LOSS, f"{name} refuses its arguments: {reason_of(error, 200)}", got=given,
             remedy=f"It takes {', '.join(inspect.signature(found).parameters)}",
         ) from error  # fmt: skip
     if any(True for _ in loss.parameters()):
@@ -231,14 +231,10 @@ def _try(loss: nn.Module, num_classes: int, kind: str, *, indices: bool = False)
         value = loss(logits, targets)
     except Exception as error:  # a class of anyone's, which may raise anything
         raise ConfigError(
-            f"{LOSS}.name", f"{name} does not take {kind} ({_reason(error)})",
+            f"{LOSS}.name", f"{name} does not take {kind} ({reason_of(error, 200)})",
             remedy="Choose another loss",
         ) from error  # fmt: skip
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ConfigError(
             f"{LOSS}.name", f"{name} gives more than one number", remedy="Write reduction: mean"
         )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")

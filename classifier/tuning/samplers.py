@@ -13,7 +13,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, TPESampler
 
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, reason_of
 from classifier.importing import check_arguments, import_path, public_names
 from classifier.tuning.space import SearchSpace
 
@@ -132,5 +132,5 @@ def _build(spec: Mapping[str, Any], key: str, kind: str, seed: int | None) -> An
             warnings.simplefilter("ignore", ExperimentalWarning)
             return cls(**arguments)
     except (ImportError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = reason_of(error)
         raise ConfigError(key, f"{cls.__name__} refuses this: {reason}") from error
