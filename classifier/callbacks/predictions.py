@@ -68,7 +68,7 @@ class PredictionsWriter(Callback):
     def _write(self, batch: Any, probabilities: Tensor) -> None:
         rows = probabilities.float().cpu()
         decided = self._model.decisions(rows).tolist() if self._several else [None] * len(rows)
-        targets, positions = batch.targets.tolist(), batch.positions.tolist()
+        targets, positions = batch.targets.tolist(), batch.indices.tolist()
         errors = batch.errors or [""] * len(rows)
         parts = zip(rows.tolist(), decided, targets, positions, errors, strict=True)
         for row, decisions, target, position, error in parts:

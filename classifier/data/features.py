@@ -187,7 +187,7 @@ class FeatureCache:
             worker_init_fn=init_worker, generator=torch.Generator().manual_seed(images.stage.seed),
         )  # fmt: skip
         for batch in loader:
-            keys = [images.items[number][0] for number in batch.positions.tolist()]
+            keys = [images.items[number][0] for number in batch.indices.tolist()]
             yield keys, self.encoder.encode(batch.images)
 
 

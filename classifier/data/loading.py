@@ -36,14 +36,14 @@ class Batch(NamedTuple):
             features (N, ...) of the frozen part of the model.
         targets: (N,) int64 class indices, -1 where the truth is not known; in multi-label data
             (N, C) float32 zeros and ones.
-        positions: (N,) int64, in the stage's data set.
+        indices: (N,) int64 positions in the stage's data set.
         errors: Only when predicting: the reason why an image could not be decoded, "" when it was.
         encoded: Whether the model shall go on behind its frozen part.
     """
 
     images: Tensor
     targets: Tensor
-    positions: Tensor
+    indices: Tensor
     errors: tuple[str, ...] = ()
     encoded: bool = False
 

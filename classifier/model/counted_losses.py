@@ -150,7 +150,7 @@ class CountedLosses(L.LightningModule):
     def _files_of(self, batch: Any) -> str:
         """The first files of a batch, where the data module knows them."""
         describe = getattr(getattr(self.trainer, "datamodule", None), "describe", None)
-        positions = getattr(batch, "positions", None)
+        positions = getattr(batch, "indices", None)
         if describe is None or positions is None:
             return ""
         first = [describe("train", position) for position in positions[:3].tolist()]
