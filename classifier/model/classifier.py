@@ -28,7 +28,7 @@ from classifier.model.schedules import (
     planned_length,
 )
 from classifier.model.training_loss import check_loss
-from classifier.model.unfreezing import Unfreezing, check_unfreeze_schedule
+from classifier.model.unfreezing import Unfreezing, check_unfreeze_schedule, epochs_as_numbers
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
         self.pretrained = pretrained
         self.num_classes = num_classes
         self.freeze_encoder = freeze_encoder
-        self.unfreeze_schedule = unfreeze_schedule
+        self.unfreeze_schedule = epochs_as_numbers(unfreeze_schedule)
         self.lora = lora
         self.compile_mode = compile_mode(compile)
         self.optimizer_config = completed(optimizer_config)

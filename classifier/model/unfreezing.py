@@ -21,6 +21,17 @@ UNFREEZE = "model.init_args.unfreeze_schedule"
 _STAGES = {"head": 0.0, "all": 1.0}  # what is trained of the encoder
 
 
+def epochs_as_numbers(schedule: Mapping[Any, Any] | None) -> dict[Any, Any] | None:
+    """A schedule with whole numbers for epochs: in a saved configuration keys are text.
+
+    Args:
+        schedule: As the configuration has it; what is no epoch stays, to be refused.
+    """
+    if schedule is None:
+        return None
+    return {int(key) if str(key).isdigit() else key: stage for key, stage in schedule.items()}
+
+
 def check_unfreeze_schedule(
     schedule: Mapping[int, Any] | None, fraction_frozen: bool | float
 ) -> None:

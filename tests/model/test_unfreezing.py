@@ -24,6 +24,7 @@ from classifier.model.optimizers import build_optimizer
 from classifier.model.unfreezing import (
     Unfreezing,
     check_unfreeze_schedule,
+    epochs_as_numbers,
     num_frozen_in_epoch,
 )
 
@@ -115,6 +116,12 @@ def test_stage_holds_until_the_next_one() -> None:
 def test_wrong_schedule_is_refused(schedule: dict[Any, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_unfreeze_schedule(schedule, False)
+
+
+def test_epochs_of_a_saved_configuration_are_numbers_again() -> None:
+    assert epochs_as_numbers({"0": "head", 2: "all"}) == {0: "head", 2: "all"}
+    assert epochs_as_numbers({1.5: "all", -1: "head"}) == {1.5: "all", -1: "head"}
+    assert epochs_as_numbers(None) is None
 
 
 def test_schedule_is_refused_beside_freeze_encoder() -> None:
