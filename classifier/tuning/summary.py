@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,8 +26,6 @@ from classifier.tuning.trials import (
     values_used,
     was_interrupted,
 )
-
-log = logging.getLogger(__name__)
 
 TRIALS = "trials"
 
@@ -185,22 +182,6 @@ def write_result(result: SweepResult) -> None:
     """Write result.json."""
     file = Path(result.output_dir, "result.json")
     write_text(file, json.dumps(asdict(result), indent=2) + "\n")
-
-
-def write_pictures(study: SweepStudy, result: SweepResult) -> None:
-    """Write report/: plots and a page that shows them.
-
-    Nothing depends on them: what goes wrong here is told, and the sweep's result stands.
-    """
-    from classifier.tuning.plots import write_plots
-    from classifier.tuning.report import write_report
-
-    report = Path(result.output_dir, "report")
-    report.mkdir(exist_ok=True)
-    try:
-        write_report(study, result, report, write_plots(study, report))
-    except Exception:
-        log.exception("the report could not be drawn")
 
 
 def compared_once(result: SweepResult) -> list[str]:

@@ -44,7 +44,6 @@ from classifier.tuning.summary import (
     summarise,
     take_as_best,
     write_best_configs,
-    write_pictures,
     write_result,
     write_trials,
 )
@@ -296,3 +295,19 @@ class _Search:
         if result.error is not None:
             raise RunError(result.error)
         return result
+
+
+def write_pictures(study: SweepStudy, result: SweepResult) -> None:
+    """Write report/: plots and a page that shows them.
+
+    Nothing depends on them: what goes wrong here is told, and the sweep's result stands.
+    """
+    from classifier.tuning.plots import write_plots
+    from classifier.tuning.report import write_report
+
+    report = Path(result.output_dir, "report")
+    report.mkdir(exist_ok=True)
+    try:
+        write_report(study, result, report, write_plots(study, report))
+    except Exception:
+        log.exception("the report could not be drawn")

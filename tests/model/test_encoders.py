@@ -187,7 +187,7 @@ def build(location: str, num_classes: int, options: NetworkOptions) -> Network:
     """What the module of a library more has."""
     model = timm.create_model(location, num_classes=num_classes)
     spec = {"source": "mine", "location": location}
-    return Network(model, Preprocessing(), spec, group_by_block(model, "head"))
+    return Network(model, Preprocessing(), spec, group_by_block(model, "fc"))
 
 
 def rebuild(spec: Any, num_classes: int) -> Network:
