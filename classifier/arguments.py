@@ -19,6 +19,7 @@ class Mode:
         trains: Its configuration is that of a training, whole; else a checkpoint's evaluation.
         resumes_last: `ckpt_path: last` is the newest unfinished run.
         needs_checkpoint: There is nothing to do without one.
+        needs_config: It is about a configuration; else about what runs have left.
     """
 
     flags: tuple[str, ...] = ()
@@ -26,6 +27,7 @@ class Mode:
     trains: bool = False
     resumes_last: bool = False
     needs_checkpoint: bool = False
+    needs_config: bool = True
 
 
 MODES = {
@@ -33,65 +35,24 @@ MODES = {
     "validate": Mode(("--val", "--validate"), ("validate",), needs_checkpoint=True),
     "test": Mode(("--test",), ("test",), needs_checkpoint=True),
     "predict": Mode(("--predict",), ("predict",), needs_checkpoint=True),
+    "explain": Mode(("--explain",), ("explain",), needs_checkpoint=True),
     "export": Mode(("--export",), needs_checkpoint=True),
     "check": Mode(("--check",), trains=True),
     "lr_find": Mode(("--lr_find",), ("lr_find",), trains=True, resumes_last=True),
+    "push_to_hub": Mode(("--push_to_hub",), needs_checkpoint=True),
+    "compare": Mode(("--compare",), ("compare",), needs_config=False),
+    "verify_repro": Mode(("--verify_repro",), trains=True),
 }
+_WITH_PATHS = ("predict", "explain", "compare")  # words behind them are images, or runs
 _WORDS = {word: name for name, mode in MODES.items() for word in mode.words}
 _MODE_FLAGS = {flag: name for name, mode in MODES.items() for flag in mode.flags}
+# Options that are a field of Command by their name.
+_SWITCHES = ("--print_config", "--strict", "--public", "--label_issues")
+_COUNTS = ("--folds", "--repeat")
+_VALUES = ("--ckpt_path", "--output")
 _FLAGS = (
-    *_MODE_FLAGS,
-    "--config",
-    "--ckpt_path",
-    "--allow_module",
-    "--print_config",
-    "--strict",
-    "--help",
-)
-
-HELP = """\
-Train, evaluate and use an image classifier from one YAML file.
-
-Modes
-  python main.py --config FILE                      train; sweep if optuna.tune is true
-  python main.py --val --ckpt_path CKPT             evaluate on the validation split
-  python main.py --test --ckpt_path CKPT            evaluate on the test split
-  python main.py --predict [PATH ...] --ckpt_path CKPT
-                                                    predict images, folders, or the configured one
-  python main.py --check --config FILE              verify configuration and data, train nothing
-  python main.py --lr_find --config FILE            suggest a learning rate, change nothing
-  python main.py --print_config --config FILE       print the resolved configuration
-
-  fit, validate, test, predict and lr_find as a first word mean the same as the flags.
-  CKPT is a .ckpt file or a run folder, which stands for its best checkpoint. With a checkpoint no
-  --config is needed: it carries its configuration, class names and preprocessing.
-
-Options
-  --config FILE          YAML; may be given several times, later files win
-  --ckpt_path CKPT       in training: resume from it; `last` resumes the newest unfinished run
-  --strict               with --check: end with code 2 on a warning, too
-  --allow_module NAME    trust a checkpoint that names classes of your own package NAME
-  --<key> VALUE          override any key of the configuration, list items by their index
-
-Common keys
-  --custom_folder_name NAME                         name of the experiment: runs/NAME/<time>/
-  --seed_everything 42
-  --model.init_args.model_name timm/resnet18.a1_in1k
-  --model.init_args.freeze_encoder 0.5
-  --model.init_args.optimizer_config.lr 1e-3
-  --data.init_args.batch_size 32
-  --data.init_args.dataset_classes.train.init_args.root data/train
-  --trainer.max_epochs 20
-  --trainer.devices 1
-
-Examples
-  python main.py --config configs/quickstart.yaml
-  python main.py --config configs/folder.yaml --trainer.max_epochs 5
-  python main.py --config configs/sweep.yaml        the same command again goes on with it
-  python main.py --predict holiday/ --ckpt_path runs/folder/2026-11-21_10-30-00
-
-All keys, generated from the code: python main.py --help all
-"""
+    *_MODE_FLAGS, *_SWITCHES, *_COUNTS, *_VALUES, "--config", "--allow_module", "--help",
+)  # fmt: skip
 
 
 @dataclass
@@ -103,12 +64,20 @@ class Command:
         configs: Configuration files, later ones win.
         overrides: (dotted key, text) pairs in the order given.
         ckpt_path: A checkpoint file, a run folder, or `last`; None without one.
-        paths: Images and folders to predict.
+        paths: Images and folders to predict or to explain, or runs to compare.
+        output: Folder for a comparison; None makes one below runs/.
         export_format: What to export to.
         allowed: Packages of the user's own that a checkpoint may name.
         print_config: Print the resolved configuration and stop.
         strict: Let --check refuse warnings, too.
+        repository: Of the Hugging Face Hub, that --push_to_hub uploads to.
+        public: Let everybody see it.
+        folds: How many folds to train; None for a single training.
+        repeat: How many seeds to train with; None for a single training.
+        label_issues: List likely wrong labels after the folds.
         help: `short`, `all` or None.
+        num_steps: Optimizer steps that --verify_repro compares, at least 2.
+        words: All of it, as it was given.
     """
 
     mode: str = "train"
@@ -116,11 +85,19 @@ class Command:
     overrides: list[tuple[str, str]] = field(default_factory=list)
     ckpt_path: str | None = None
     paths: list[str] = field(default_factory=list)
+    output: str | None = None
     export_format: str | None = None
     allowed: list[str] = field(default_factory=list)
     print_config: bool = False
     strict: bool = False
+    repository: str | None = None
+    public: bool = False
+    folds: int | None = None
+    repeat: int | None = None
+    label_issues: bool = False
     help: str | None = None
+    num_steps: int = 6
+    words: Sequence[str] = ()
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -132,13 +109,13 @@ def parse(words: Sequence[str]) -> Command:
     Raises:
         ConfigError: names the word and what to write instead.
     """
-    command = Command()
+    command = Command(words=tuple(words))
     tokens = list(_split(words))
     mode_flag: str | None = None
     if tokens and tokens[0] in _WORDS:
         mode_flag = tokens.pop(0)
         command.mode = _WORDS[mode_flag]
-        if command.mode == "predict":
+        if command.mode in _WITH_PATHS:
             command.paths = _take_values(tokens)
     while tokens:
         token = tokens.pop(0)
@@ -157,10 +134,14 @@ def _set_mode(command: Command, flag: str, earlier: str | None, tokens: list[str
             flag, f"stands beside {earlier}; a command does one thing", remedy="Keep one of the two"
         )
     command.mode = _MODE_FLAGS[flag]
-    if flag == "--predict":
+    if command.mode in _WITH_PATHS:
         command.paths = _take_values(tokens)
     elif flag == "--export":
         command.export_format = _take_value(flag, tokens)
+    elif flag == "--push_to_hub":
+        command.repository = _take_value(flag, tokens)
+    elif flag == "--verify_repro" and tokens and not tokens[0].startswith("-"):
+        command.num_steps = _take_count(flag, tokens)
 
 
 def _set_option(command: Command, token: str, tokens: list[str]) -> None:
@@ -168,14 +149,14 @@ def _set_option(command: Command, token: str, tokens: list[str]) -> None:
         command.help = tokens.pop(0) if tokens[:1] == ["all"] else "short"
     elif token in ("-c", "--config"):
         command.configs.append(_take_value(token, tokens))
-    elif token == "--ckpt_path":
-        command.ckpt_path = _take_value(token, tokens)
     elif token == "--allow_module":
         command.allowed.append(_take_value(token, tokens))
-    elif token == "--print_config":
-        command.print_config = True
-    elif token == "--strict":
-        command.strict = True
+    elif token in _SWITCHES:
+        setattr(command, token.removeprefix("--"), True)
+    elif token in _COUNTS:
+        setattr(command, token.removeprefix("--"), _take_count(token, tokens))
+    elif token in _VALUES:
+        setattr(command, token.removeprefix("--"), _take_value(token, tokens))
     else:
         command.overrides.append((_key(token), _take_value(token, tokens)))
 
@@ -195,6 +176,16 @@ def _take_value(flag: str, tokens: list[str]) -> str:
     if not tokens or tokens[0].startswith("--"):
         raise ConfigError(flag, "needs a value", remedy=f"Write {flag} VALUE")
     return tokens.pop(0).removeprefix("\0")
+
+
+def _take_count(flag: str, tokens: list[str]) -> int:
+    """How many trainings or steps: of one alone there is nothing to compare."""
+    text = _take_value(flag, tokens)
+    if not text.isdecimal() or int(text) < 2:
+        raise ConfigError(
+            flag, "needs a whole number, at least 2", got=text, remedy=f"Write {flag} 5"
+        )
+    return int(text)
 
 
 def _take_values(tokens: list[str]) -> list[str]:
@@ -227,6 +218,8 @@ def _check(command: Command, mode_flag: str | None) -> None:
         raise ConfigError(
             "--strict", "goes with --check only", remedy="Add --check, or leave --strict out"
         )
+    _check_push(command)
+    _check_several(command)
     if MODES[command.mode].needs_checkpoint and command.ckpt_path is None:
         raise ConfigError(
             mode_flag or command.mode, "needs a checkpoint",
@@ -237,8 +230,69 @@ def _check(command: Command, mode_flag: str | None) -> None:
             "--export", "is not available yet", got=command.export_format,
             remedy="Use --predict with the checkpoint",
         )  # fmt: skip
+    if not MODES[command.mode].needs_config:
+        _check_stands_alone(command)
+        return
+    if command.output is not None:
+        raise ConfigError(
+            "--output", "goes with --compare only", remedy="Add --compare, or leave --output out"
+        )
     has_source = command.configs or command.ckpt_path not in (None, "last")
     if not has_source:
         raise ConfigError(
             "--config", "is missing", remedy="Write --config FILE, or see --help",
         )  # fmt: skip
+
+
+def _check_push(command: Command) -> None:
+    """Refuse what --push_to_hub would ignore, and what goes with it alone."""
+    if command.mode != "push_to_hub":
+        if command.public:
+            raise ConfigError(
+                "--public", "goes with --push_to_hub only",
+                remedy="Add --push_to_hub ORG/NAME, or leave --public out",
+            )  # fmt: skip
+        return
+    if command.configs or command.overrides:
+        word = "--config" if command.configs else f"--{command.overrides[0][0]}"
+        raise ConfigError(
+            word, "has no effect beside --push_to_hub: a model is uploaded as it was trained",
+            remedy=f"Leave {word} out",
+        )  # fmt: skip
+
+
+def _check_several(command: Command) -> None:
+    """Refuse words beside --folds and --repeat that mean something else."""
+    asked = [("--folds", command.folds), ("--repeat", command.repeat)]
+    flags = [flag for flag, number in asked if number is not None]
+    if len(flags) > 1:
+        raise ConfigError(
+            "--repeat", "stands beside --folds; a command does one thing",
+            remedy="Keep one of the two: for folds of another seed, add --seed_everything 43",
+        )  # fmt: skip
+    if flags and (command.mode != "train" or command.print_config):
+        raise ConfigError(
+            flags[0], "goes with a training only",
+            remedy="Leave it out; one fold alone is --data.init_args.folds 5 "
+            "--data.init_args.fold 0" if command.folds else "Leave it out",
+        )  # fmt: skip
+    if command.label_issues and command.folds is None:
+        raise ConfigError(
+            "--label_issues", "goes with --folds only: a model that has seen an image in its "
+            "training agrees with its label", remedy="Add --folds 5",
+        )  # fmt: skip
+
+
+def _check_stands_alone(command: Command) -> None:
+    """Refuse what a command that reads no configuration would ignore."""
+    given = {
+        "--config": command.configs, "--ckpt_path": command.ckpt_path,
+        "--print_config": command.print_config, "--allow_module": command.allowed,
+        **{f"--{key}": True for key, _ in command.overrides},
+    }  # fmt: skip
+    for option, value in given.items():
+        if value:
+            raise ConfigError(
+                option, f"does not go with --{command.mode}, which needs nothing but the runs",
+                remedy="Leave it out",
+            )  # fmt: skip

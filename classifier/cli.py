@@ -20,6 +20,7 @@ import classifier.data.datamodule
 import classifier.model.classifier  # noqa: F401  (short class names need their classes imported)
 from classifier.data.datamodule import AUGMENTATIONS
 from classifier.data.presets import written_out
+from classifier.evaluation.settings import SECTION, EvaluationSettings
 from classifier.explain import check_names, explain_building, explain_parsing
 
 DEFAULT_SEED = 42
@@ -34,6 +35,8 @@ class ClassifierCLI(LightningCLI):
     Raises:
         ConfigError: names the dotted key.
     """
+
+    evaluation: EvaluationSettings
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(
@@ -62,6 +65,7 @@ class ClassifierCLI(LightningCLI):
             default=False,
             help="Take only the weights of ckpt_path: new optimizer, epoch 0.",
         )
+        parser.add_class_arguments(EvaluationSettings, SECTION)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the configuration."""
@@ -72,6 +76,7 @@ class ClassifierCLI(LightningCLI):
         except ArgumentError as error:
             raise explain_parsing(str(error), args) from error
         self._keep_whole_numbers(args)
+        self.evaluation = EvaluationSettings(**self.config[SECTION].as_dict())
 
     def _keep_whole_numbers(self, given: dict[str, Any]) -> None:
         """Give back the int of a key that takes ints and floats: 1 batch is not 100 % of them.
@@ -147,4 +152,5 @@ def print_all_keys() -> None:
     parser.add_class_arguments(ImageClassifier, "model.init_args")
     parser.add_class_arguments(ImageDataModule, "data.init_args")
     parser.add_class_arguments(L.Trainer, "trainer")
+    parser.add_class_arguments(EvaluationSettings, SECTION)
     parser.print_help()

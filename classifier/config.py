@@ -13,7 +13,7 @@ from classifier.errors import ConfigError
 from classifier.importing import is_own_class
 from classifier.trees import merge, override
 
-SECTIONS = ("model", "data", "trainer", "optuna")
+SECTIONS = ("model", "data", "trainer", "evaluation", "optuna")
 TOP_LEVEL_KEYS = (
     "seed_everything",
     "ckpt_path",

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier.arguments import HELP, Command, parse
+from classifier.arguments import Command, parse
 from classifier.config import assembled, read_config, tunes
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.files import write_text
+from classifier.manual import HELP
 from classifier.ranks import started_by_first
 from classifier.runs import ERROR, trial_folder
 from classifier.tuning.launching import end_with_driver
 
 if TYPE_CHECKING:
+    from classifier.repeating.summary import RepeatResult
     from classifier.runs import Result
     from classifier.tuning.summary import SweepResult
 
@@ -32,7 +34,8 @@ def main(args: Sequence[str] | None = None) -> Result | None:
         args: The words of the command line; None takes them from sys.argv.
 
     Returns:
-        The result, as result.json holds it; a SweepResult where `optuna.tune` is true. None
+        The result, as result.json holds it; a SweepResult where `optuna.tune` is true, a
+        RepeatResult with --folds and --repeat. None
         when nothing ran: --help, --print_config.
 
     Raises:
@@ -45,10 +48,16 @@ def main(args: Sequence[str] | None = None) -> Result | None:
     if command.help == "short":
         print(HELP, end="")
         return None
+    if command.mode == "compare" and not command.help:
+        from classifier.commands.compare import compare_runs  # imports numpy
+
+        return compare_runs(command.paths, command.output, started)
     layers = [read_config(path) for path in command.configs]
     experiment = Path(command.configs[0]).stem if command.configs else "experiment"
     if command.mode == "train" and not command.print_config and not command.help:
         words = [(key, text) for key, text in command.overrides if key.startswith("optuna")]
+        if command.folds is not None or command.repeat is not None:
+            return _repeat(layers, command, experiment, started)
         if tunes(assembled(layers, words)):
             return _sweep(assembled(layers, command.overrides), command, experiment, started)
     return _execute(command, layers, experiment, started)
@@ -60,6 +69,21 @@ def _sweep(tree: dict[str, Any], command: Command, experiment: str, started: flo
     if command.ckpt_path is not None:
         tree["ckpt_path"] = command.ckpt_path
     return sweep(tree, str(tree.get("custom_folder_name") or experiment), started, console, WARM)
+
+
+def _repeat(
+    layers: list[dict[str, Any]], command: Command, experiment: str, started: float
+) -> RepeatResult:
+    from classifier.repeating.driver import repeat
+
+    tree = assembled(layers, command.overrides)
+    if tunes(tree):
+        raise ConfigError(
+            "optuna.tune", "is true: a command is a sweep, or several trainings, not both",
+            got=True, remedy="Add --optuna.tune false; afterwards repeat the best trial by its "
+            "best_config.yaml",
+        )  # fmt: skip
+    return repeat(tree, command, experiment, started, console, WARM)
 
 
 def _execute(

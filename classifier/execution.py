@@ -14,9 +14,12 @@ from classifier.assembly import assemble
 from classifier.cli import ClassifierCLI, print_all_keys
 from classifier.commands.check import check
 from classifier.commands.evaluate import evaluate
+from classifier.commands.explain import explain
 from classifier.commands.job import Job
 from classifier.commands.lr_find import find_learning_rate
+from classifier.commands.push import push_to_hub
 from classifier.commands.train import train
+from classifier.commands.verify_repro import verify_repro
 from classifier.errors import ConfigError, RunError
 from classifier.ranks import exit_with_first, leave_error, started_by_first
 from classifier.runs import Result
@@ -27,8 +30,11 @@ COMMANDS: dict[str, Callable[[Job], Result | None]] = {
     "validate": evaluate,
     "test": evaluate,
     "predict": evaluate,
+    "explain": explain,
     "check": check,
     "lr_find": find_learning_rate,
+    "push_to_hub": push_to_hub,
+    "verify_repro": verify_repro,
 }
 
 

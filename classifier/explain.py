@@ -19,6 +19,7 @@ from lightning import Trainer
 
 from classifier.config import TOP_LEVEL_KEYS
 from classifier.errors import ConfigError
+from classifier.evaluation.settings import SECTION, EvaluationSettings
 from classifier.importing import check_arguments, import_path, parameters_of, public_names
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
@@ -161,6 +162,8 @@ def _check_mapping(node: Mapping[str, Any], key: str) -> None:
         )
     elif key == "trainer":
         check_arguments(Trainer, node, key)
+    elif key == SECTION:
+        check_arguments(EvaluationSettings, node, key)
 
 
 def _is_stage(key: str) -> bool:

@@ -31,6 +31,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary neighbour, which takes the final name when the block ends well.
+
+    All files appear at once. They are not forced onto the disk one by one, which would take longer
+    than writing them.
+
+    Args:
+        path: The final name, of which there is no folder yet.
+
+    Yields:
+        The temporary folder to write into; empty.
+    """
+    import shutil
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with replacing(path) as temporary:

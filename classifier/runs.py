@@ -6,12 +6,10 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +29,6 @@ _TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
 RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
 # Set for a trial of a sweep, which runs in a folder that the sweep made.
 TRIAL_DIR_VARIABLE = "CLASSIFIER_TRIAL_DIR"
-_PACKAGES = (
-    "torch", "torchvision", "lightning", "jsonargparse", "timm", "transformers", "albumentations",
-    "torchmetrics", "numpy", "pillow", "opencv-python-headless",
-)  # fmt: skip
 
 
 @dataclass
@@ -42,7 +36,7 @@ class Result:
     """What a run came to: returned by `main`, and the content of result.json.
 
     Args:
-        mode: train, validate, test, predict, check or lr_find.
+        mode: train, validate, test, predict, check, lr_find or verify_repro.
         status: running, completed, interrupted or failed.
         output_dir: The run folder.
         metrics: Final value of every logged metric, by its name.
@@ -54,9 +48,14 @@ class Result:
         soup: Of GreedySoup: monitor, best_score (of one checkpoint), score, ingredients,
             num_checkpoints, and checkpoint, which is None when no average was better.
         checkpoint: What was resumed, evaluated or predicted with.
-        predictions: Path of predictions.csv relative to the run folder.
-        num_images: Rows of predictions.csv, or images that were checked.
+        predictions: Path of the table of predictions relative to the run folder.
+        report: Path of the report's page relative to the run folder.
+        calibration: What evaluation.calibrate and tune_thresholds came to on the validation images.
+        evaluated: Stage -> figures of its report: of the checkpoint that the folder stands for.
+        verdicts: Stage -> what these come to, in a sentence.
+        num_images: Rows of that table, or images that were checked.
         num_errors: Of these, images that could not be decoded.
+        num_undecided: Of these, images that evaluation.abstain_below leaves open.
         num_epochs: Epochs trained in all, those before a resume included.
         num_steps: Optimizer steps in all.
         precision: What the trainer really used.
@@ -78,8 +77,13 @@ class Result:
     soup: dict[str, Any] | None = None
     checkpoint: str | None = None
     predictions: str | None = None
+    report: str | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    evaluated: dict[str, dict[str, float]] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)
     num_images: int | None = None
     num_errors: int | None = None
+    num_undecided: int | None = None
     num_epochs: int | None = None
     num_steps: int | None = None
     precision: str | None = None
@@ -116,17 +120,9 @@ class Run:
             write_text(self.folder / "config.yaml", text)
 
     def write_environment(self, facts: dict[str, Any]) -> None:
-        """Keep versions and hardware; no names of machines or users, no variables."""
-        if not self.writes:
-            return
-        content = {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "num_cpus": os.cpu_count(),
-            "packages": {name: _version(name) for name in _PACKAGES},
-            **facts,
-        }
-        write_text(self.folder / "environment.json", json.dumps(content, indent=2) + "\n")
+        """Keep what the run was made with."""
+        if self.writes:
+            write_text(self.folder / "environment.json", json.dumps(facts, indent=2) + "\n")
 
     def write_result(self) -> None:
         """Keep the result as it stands."""
@@ -239,6 +235,13 @@ def find_checkpoint(path: str) -> Path:
                 remedy="Give one of the Pareto front: "
                 + ", ".join((found / "trials" / f"{number:04d}").as_posix() for number in front),
             )  # fmt: skip
+        parts = [part["output_dir"] for part in _result(found).get("parts", ())]
+        if not existing and parts:
+            raise ConfigError(
+                "ckpt_path", "several trainings have no single best checkpoint", got=path,
+                remedy="Give one of them: "
+                + ", ".join((found / part).as_posix() for part in parts),
+            )  # fmt: skip
         if not existing:
             raise ConfigError(
                 "ckpt_path", "the folder holds no checkpoints/best.ckpt or last.ckpt", got=path,
@@ -258,13 +261,6 @@ def _result(folder: Path) -> dict[str, Any]:
     file = folder / "result.json"
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return content
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _finite(value: Any) -> Any:

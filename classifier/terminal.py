@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from classifier.ranks import is_first
 from classifier.runs import Result
@@ -25,11 +26,13 @@ _ADVERTS = (
     "Restored all states from",
     "Seed set to",
 )
+_SHOWN_COLUMNS = ("path", "label", "score", "error", "undecided")
 _WORKER_ERROR = re.compile(r"(?:classifier\.errors\.)?RunError: (.*)\Z", re.DOTALL)
 
 
 _LIBRARIES = (
-    "lightning", "lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub", "filelock",
+    "lightning", "lightning.pytorch", "lightning.fabric", "httpx", "httpx2", "huggingface_hub",
+    "filelock",
 )  # fmt: skip
 
 
@@ -149,11 +152,31 @@ def show(text: str) -> None:
 
 def _print_few_predictions(file: Path, most: int = 10) -> None:
     """For a handful of images the answers themselves."""
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        rows = list(islice(csv.DictReader(stream), most + 1))
+    rows = _first_rows(file, most + 1)
     if len(rows) <= most:
         for row in rows:
-            show(f"{row['path']}: {row['error'] or _answer(row)}")
+            open_ = " (undecided)" if row.get("undecided") == "True" else ""
+            show(f"{row['path']}: {row['error'] or _answer(row) + open_}")
+
+
+def _first_rows(file: Path, number: int) -> list[dict[str, str]]:
+    """The first rows of a table of predictions, as CSV has them."""
+    if file.suffix != ".parquet":
+        with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            return list(islice(csv.DictReader(stream), number))
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(file) as table:
+        names = set(_SHOWN_COLUMNS).intersection(table.schema_arrow.names)
+        batch = next(table.iter_batches(number, columns=sorted(names)), None)
+    rows = [] if batch is None else batch.to_pylist()
+    return [{name: _as_in_csv(value) for name, value in row.items()} for row in rows]
+
+
+def _as_in_csv(value: Any) -> str:
+    if isinstance(value, list):
+        return "|".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _answer(row: Mapping[str, str]) -> str:
@@ -174,6 +197,12 @@ def print_result(result: Result) -> None:
         show(", ".join(f"{key}: {value:.3g}" for key, value in result.found.items()))
     if result.best_score is not None:
         show(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
+    for sentence in result.verdicts.values():
+        show(sentence)
+    if result.report is not None:
+        show(f"report: {Path(result.output_dir, result.report).as_posix()}")
     if result.predictions is not None:
         _print_few_predictions(Path(result.output_dir, result.predictions))
+        if result.num_undecided is not None:
+            show(f"undecided: {result.num_undecided} of {result.num_images} images")
         show(f"predictions: {Path(result.output_dir, result.predictions).as_posix()}")

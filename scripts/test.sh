@@ -7,4 +7,6 @@ bash scripts/setup.sh dev
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+# The whole suite on all cores; what is chosen by hand as it is.
+[ $# -gt 0 ] || set -- -n auto --dist worksteal
 exec .venv/bin/python -m pytest "$@"

@@ -106,7 +106,13 @@ def configuration(root: Path, max_epochs: int) -> dict[str, Any]:
                 "augmentations": {"train": resize(), "val": resize()},
             },
         },
-        "trainer": {"max_epochs": max_epochs, "accelerator": "cpu", "devices": 1},
+        "trainer": {
+            "max_epochs": max_epochs,
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,  # tests/callbacks/test_loggers.py has the default
+        },
+        "evaluation": {"report": False},  # tests/evaluation write theirs
     }
 
 

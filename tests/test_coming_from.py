@@ -17,8 +17,9 @@ from lightning.pytorch import callbacks as lightning_callbacks
 
 import classifier
 from classifier import ImageClassifier, ImageDataModule
-from classifier.arguments import HELP
 from classifier.config import TOP_LEVEL_KEYS
+from classifier.evaluation.settings import EvaluationSettings
+from classifier.manual import HELP
 from classifier.model import losses
 from classifier.model.heads import HeadLayers
 from classifier.model.mixing import Mixing
@@ -56,6 +57,7 @@ MAPPINGS = {
     "data.init_args": arguments_of(ImageDataModule),
     "trainer": arguments_of(L.Trainer),
     "optuna": set(_KEYS),
+    "evaluation": {field.name for field in fields(EvaluationSettings)},
 }  # fmt: skip
 
 

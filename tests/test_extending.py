@@ -199,6 +199,7 @@ def test_data_source_of_the_page_gives_the_images_of_a_zip_file(
 def test_format_of_the_page_is_read_as_any_other(
     follow: Any, short: Any, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Image.init()  # what Pillow registers later would be forgotten with the copies
     monkeypatch.setattr(Image, "ID", list(Image.ID))
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     follow("Image format")

@@ -18,17 +18,24 @@ FLOORS = [
     ["classifier.entry"],
     ["classifier.warm"],
     ["classifier.execution"],
-    ["classifier.commands"],
+    ["classifier.commands", "classifier.repeating"],
     ["classifier.assembly"],
     ["classifier.cli"],
     ["classifier.explain"],
     ["classifier.callbacks", "classifier.tuning"],
+    ["classifier.evaluation"],
     ["classifier.terminal"],
     ["classifier.model", "classifier.data", "classifier.checkpoints"],
     ["classifier.runs", "classifier.ranks", "classifier.rank_launcher"],
-    ["classifier.arguments"],
+    ["classifier.arguments", "classifier.manual"],
     ["classifier.importing", "classifier.preprocessing", "classifier.config"],
-    ["classifier.files", "classifier.signals", "classifier.trees"],
+    [
+        "classifier.files",
+        "classifier.masking",
+        "classifier.page",
+        "classifier.signals",
+        "classifier.trees",
+    ],
     ["classifier.errors"],
 ]
 
@@ -85,10 +92,10 @@ def test_no_circle_of_imports() -> None:
 
 # A module of the diagram in the README -> what it stands for there, beside the package of its name.
 DRAWN = {
-    "arguments": "shared", "warm": "entry", "assembly": "cli", "explain": "cli",
+    "arguments": "shared", "manual": "shared", "warm": "entry", "assembly": "cli", "explain": "cli",
     "checkpoints": "runs", "ranks": "runs", "rank_launcher": "runs", "terminal": "runs",
     "config": "shared", "errors": "shared", "files": "shared", "importing": "shared",
-    "preprocessing": "shared", "signals": "shared", "trees": "shared",
+    "masking": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared", "trees": "shared",
 }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from classifier.errors import ConfigError, reason_of
 from classifier.importing import import_path, public_names
 from classifier.model.tasks import MULTICLASS, MULTILABEL, TASKS
 
-# What a metric is given: logits with class indices; in multilabel, with ones and zeros, what the
-# model decided, or the probabilities where the metric sets no threshold of its own.
+# What a metric is given beside the targets: what the model decided (class indices; in multilabel
+# ones and zeros), or, where it compares scores, logits (in multilabel probabilities).
 LOGITS, DECISIONS, PROBABILITIES = "logits", "decisions", "probabilities"
 
 # Accuracy is the share of images (multilabel: of labels) that are right; all other metrics are
@@ -65,9 +65,18 @@ class AskedMetric:
             task: multiclass or multilabel.
         """
         if task == MULTICLASS:
-            return LOGITS
+            return DECISIONS if self._counts_decisions() else LOGITS
         decided = "threshold" in self._parameters(task) and "threshold" not in self.arguments
         return DECISIONS if decided else PROBABILITIES
+
+    def _counts_decisions(self) -> bool:
+        """Whether of several classes the one that was chosen is all that matters."""
+        variant = _variant(self.cls, MULTICLASS)
+        binary = getattr(classification, variant.__name__.replace("Multiclass", "Binary"), None)
+        if binary in (None, variant) or not variant.__module__.startswith("torchmetrics."):
+            return False
+        decides = "threshold" in inspect.signature(binary.__init__).parameters
+        return decides and self.arguments.get("top_k", 1) == 1
 
     def _parameters(self, task: str) -> Collection[str]:
         return inspect.signature(_variant(self.cls, task).__init__).parameters
@@ -159,7 +168,7 @@ class AskedMetric:
         try:
             num_classes = max(3, self.arguments.get("top_k", 1))
             metric = self.build(task, num_classes)
-            metric.update(*_example(self.given(task), num_classes))
+            metric.update(*_example(task, self.given(task), num_classes))
             value = metric.compute()
         except Exception as error:  # a class of anyone's, which may raise anything
             reason = reason_of(error)
@@ -270,12 +279,12 @@ def _variant(cls: Any, task: str) -> Any:
 
 
 @cache
-def _example(given: str, num_classes: int) -> tuple[Tensor, Tensor]:
+def _example(task: str, given: str, num_classes: int) -> tuple[Tensor, Tensor]:
     """Six images of the first three of at least as many classes, as a metric is given them."""
     targets = torch.tensor([0, 1, 2, 1, 2, 0])
     logits = torch.eye(num_classes)[:3].repeat(2, 1)
-    if given == LOGITS:
-        return logits, targets
+    if task == MULTICLASS:
+        return logits.argmax(dim=1) if given == DECISIONS else logits, targets
     several = torch.nn.functional.one_hot(targets, num_classes)
     likely = logits * 0.5 + 0.25
     return (likely > 0.5).int() if given == DECISIONS else likely, several

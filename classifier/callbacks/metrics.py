@@ -32,8 +32,8 @@ class MetricsLogger(Callback):
 
     Each is updated in the step and computed at the end of the epoch. Averages are macro; another
     one is part of the name (`validation_f1_score_weighted`). accuracy is the share of images
-    that are right; in multilabel the share of labels, and the model's thresholds hold for all
-    metrics that need one.
+    that are right; in multilabel the share of labels. Metrics of decisions follow the model's own,
+    by its thresholds where it has some; those that compare scores, as AUROC, get all of them.
 
     A model of your own is taken for multiclass, with `logits` and `targets` in what its steps
     return; one whose `task` is multilabel has `probabilities` and `decisions` as ImageClassifier.
@@ -140,11 +140,15 @@ class MetricsLogger(Callback):
             return
         logits, targets = outputs["logits"].float(), outputs["targets"]
         given = {LOGITS: logits}
-        if task_of(pl_module) == MULTILABEL:
+        several = task_of(pl_module) == MULTILABEL
+        if by_threshold(pl_module):
             model: Any = pl_module
-            probabilities = model.probabilities(logits)
-            given = {PROBABILITIES: probabilities, DECISIONS: model.decisions(probabilities).int()}
-            targets = targets.int()
+            given[PROBABILITIES] = model.probabilities(logits)
+            decided = model.decisions(given[PROBABILITIES]).int()
+            given[DECISIONS] = decided if several else decided.argmax(dim=1)
+        else:
+            given[DECISIONS] = logits.argmax(dim=1)
+        targets = targets.int() if several else targets
         for name, collection in collections.items():
             collection.update(given[name], targets)
 
@@ -215,6 +219,15 @@ def task_of(model: Any) -> str:
         model: Whose classes are known.
     """
     return MULTILABEL if getattr(model, "task", None) == MULTILABEL else MULTICLASS
+
+
+def by_threshold(model: Any) -> bool:
+    """Whether something other than the likeliest class decides; a model of one's own may not say.
+
+    Args:
+        model: Whose classes are known.
+    """
+    return bool(getattr(model, "by_threshold", task_of(model) == MULTILABEL))
 
 
 def num_classes_of(model: Any) -> int | None:

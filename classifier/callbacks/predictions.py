@@ -1,10 +1,7 @@
-"""predictions.csv: one row per image, failed ones included."""
+"""The predictions of a run: one row per image, failed ones included."""
 
 from __future__ import annotations
 
-import csv
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,112 +12,123 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from classifier.callbacks.metrics import task_of
-from classifier.data.datasets import sample_name
-from classifier.files import replacing
+from classifier.callbacks.prediction_files import (
+    FOLDER,
+    JSON,
+    PARQUET,
+    TABLES,
+    Write,
+    csv_table,
+    image_files,
+    parquet_table,
+)
+from classifier.callbacks.prediction_rows import Answer, Layout, Row
+from classifier.data.datasets import file_of, sample_name
+from classifier.data.loading import StageDataset
+from classifier.evaluation.settings import TOP_K, TOP_K_OF_FILES, EvaluationSettings
 from classifier.model.tasks import MULTILABEL
-
-MAX_RANKS = 5
-SEPARATOR = "|"  # between the labels of an image
-_FORMULA = re.compile(r"^[=+\-@\t\r]")
-_NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
 
 
 class PredictionsWriter(Callback):
-    """Writes a row per image as the batches come, and gives the file its name at the end.
+    """Writes a row per image as the batches come, and gives the files their names at the end.
 
     Columns: path, label, index, score, label_2, score_2, ..., prob_<class>..., error; with the
-    truth known also target and correct. In multilabel label, index and score hold every class whose
-    probability reaches its threshold, the likeliest first, joined by `|`; target all classes of the
-    truth; correct is whether the two are the same classes; and there is no label_2.
+    truth known also target and correct; with abstain_below also undecided. In multilabel label,
+    index and score hold every class whose probability reaches its threshold, the likeliest first,
+    joined by `|`; target all classes of the truth; correct is whether the two are the same classes;
+    and there is no label_2.
 
     Args:
-        file: Where the table goes. An interrupted run leaves no file of this name.
+        folder: Where predictions.csv goes, or predictions.parquet, and the folder predictions with
+            the JSON files. An interrupted run leaves nothing of these names.
+        settings: format, top_k and abstain_below of the section evaluation.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, folder: Path, settings: EvaluationSettings | None = None) -> None:
+        self.settings = settings or EvaluationSettings()
+        self.folder = folder
+        self.file = folder / TABLES[self.settings.format]
         self.num_rows = 0
+        self.num_undecided = 0
         self.failed: list[str] = []
         self._open = ExitStack()
-        self._writer: Any = None
+        self._writes: list[Write] = []
 
     def _start(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._model = pl_module
         self._dataset = trainer.datamodule.stage(stage)
         skipped: Mapping[int, str] = getattr(self._dataset, "skipped", {})
-        self._skipped = sorted(
-            (sample_name(self._dataset.source, index), why) for index, why in skipped.items()
-        )
-        self._class_names: list[str] = list(pl_module.class_names)
+        self._source = getattr(self._dataset, "source", None)
+        self._skipped = sorted((sample_name(self._source, index), index) for index in skipped)
+        self._reasons = skipped
+        names = list(pl_module.class_names)
+        self._with_truth = stage != "predict"
         self._several = task_of(pl_module) == MULTILABEL
-        self._with_truth = stage == "test"
-        temporary = self._open.enter_context(replacing(self.file))
-        stream = self._open.enter_context(
-            # Names that are no valid UTF-8 keep their bytes.
-            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
-        )
-        self._writer = csv.writer(stream, lineterminator="\r\n")
-        answers = _answer_columns(self._class_names, self._several)
-        truth = ["target", "correct"] if self._with_truth else []
-        self._writer.writerow(["path", *answers, "error", *truth])
-        self._no_answer, self._no_truth = [""] * len(answers), [""] * len(truth)
+        self._layout = self._layout_of(names, self.settings.top_k or TOP_K)
+        table = parquet_table if self.settings.format == PARQUET else csv_table
+        self._writes = [self._open.enter_context(table(self.file, self._layout))]
+        if self.settings.format == JSON:
+            layout = self._layout_of(names, self.settings.top_k or TOP_K_OF_FILES)
+            files = image_files(self.folder / FOLDER, layout)
+            self._writes.append(self._open.enter_context(files))
+
+    def _layout_of(self, class_names: Sequence[str], top_k: int) -> Layout:
+        return Layout(
+            class_names, self._several, min(top_k, len(class_names)), self._with_truth,
+            self.settings.abstain_below,
+        )  # fmt: skip
 
     def _write(self, batch: Any, probabilities: Tensor) -> None:
         rows = probabilities.float().cpu()
-        decided = self._model.decisions(rows).tolist() if self._several else [None] * len(rows)
+        # A model of the user's own may decide nothing: then the likeliest class is the answer.
+        decide = getattr(self._model, "decisions", None)
+        decided = [None] * len(rows) if decide is None else decide(rows).tolist()
         targets, positions = batch.targets.tolist(), batch.indices.tolist()
         errors = batch.errors or [""] * len(rows)
         parts = zip(rows.tolist(), decided, targets, positions, errors, strict=True)
-        for row, decisions, target, position, error in parts:
+        for scores, decisions, target, position, error in parts:
             path = self._dataset.path(position)
             self._write_skipped(before=path)
-            order = sorted(range(len(row)), key=lambda index: (-row[index], index))
-            chosen = order[:1] if decisions is None else [i for i in order if decisions[i]]
-            answer = self._no_answer if error else self._answer(row, order, chosen)
-            truth = self._truth(target, chosen, failed=bool(error)) if self._with_truth else []
-            self._write_row(path, answer, error, truth)
+            answer = None if error else _answer(scores, decisions)
+            row = Row(path, self._file(position), answer, error, self._true_classes(target))
+            self._write_row(row)
 
     def _write_skipped(self, before: str | None = None) -> None:
         """Write the rows of files that were left out, each in its place among the paths."""
         while self._skipped and (before is None or self._skipped[0][0] < before):
-            path, reason = self._skipped.pop(0)
-            self._write_row(path, self._no_answer, reason, self._no_truth)
+            path, index = self._skipped.pop(0)
+            file = file_of(self._source, index)
+            self._write_row(Row(path, file, None, self._reasons[index]))
 
-    def _write_row(self, path: str, answer: list[str], error: str, truth: list[str]) -> None:
-        self._writer.writerow([_safe_path(path), *answer, error.replace("\n", " "), *truth])
+    def _write_row(self, row: Row) -> None:
+        for write in self._writes:
+            write(row)
         self.num_rows += 1
-        if error:
-            self.failed.append(path)
+        self.num_undecided += bool(row.undecided(self._layout))
+        if row.error:
+            self.failed.append(row.path)
 
-    def _answer(
-        self, probabilities: Sequence[float], order: Sequence[int], chosen: Sequence[int]
-    ) -> list[str]:
-        """The cells from label to the last probability.
+    def _file(self, position: int) -> str | None:
+        """The file of an image; None where it has none, or a stage of the user's own tells none."""
+        stage = self._dataset
+        return stage.file(position) if isinstance(stage, StageDataset) else None
 
-        Args:
-            probabilities: One for each class.
-            order: Class indices, the likeliest first.
-            chosen: Those that were predicted.
-        """
-        names = self._class_names
-        labels = _joined(_safe_label(names[index]) for index in chosen)
-        cells = [labels, _joined(chosen), _joined(_score(probabilities[i]) for i in chosen)]
-        for index in () if self._several else order[1:MAX_RANKS]:
-            cells += [_safe_label(names[index]), _score(probabilities[index])]
-        return [*cells, *map(_score, probabilities)]
-
-    def _truth(self, target: Any, chosen: Sequence[int], *, failed: bool) -> list[str]:
-        """The cells target and correct."""
-        true = [i for i, present in enumerate(target) if present] if self._several else [target]
-        return [_joined(true), "" if failed else str(sorted(chosen) == true)]
+    def _true_classes(self, target: Any) -> list[int] | None:
+        if not self._with_truth:
+            return None
+        return [i for i, present in enumerate(target) if present] if self._several else [target]
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the table."""
+        """Open the files."""
         self._start(trainer, pl_module, "predict")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the table."""
+        """Open the files."""
         self._start(trainer, pl_module, "test")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the files."""
+        self._start(trainer, pl_module, "val")
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -136,40 +144,31 @@ class PredictionsWriter(Callback):
         own = getattr(pl_module, "probabilities", None)  # a model of the user's may have none
         self._write(batch, own(logits) if own is not None else logits.float().softmax(dim=1))
 
+    on_validation_batch_end = on_test_batch_end  # type: ignore[assignment]
+
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the table its name."""
+        """Give the files their names."""
         self._write_skipped()
         self._open.close()
 
-    on_test_end = on_predict_end
+    on_test_end = on_validation_end = on_predict_end
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Throw half a table away."""
+        """Throw what is half written away."""
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 
-def _answer_columns(class_names: Sequence[str], several: bool) -> list[str]:
-    """From label to the last probability; images of several labels have no ranking."""
-    ranks = range(2, 1 if several else min(MAX_RANKS, len(class_names)) + 1)
-    ranking = [name for rank in ranks for name in (f"label_{rank}", f"score_{rank}")]
-    return ["label", "index", "score", *ranking, *(f"prob_{name}" for name in class_names)]
+def _answer(probabilities: Sequence[float], decisions: Iterable[bool] | None) -> Answer:
+    """What a model says of an image.
 
-
-def _safe_path(path: str) -> str:
-    """A path that no spreadsheet takes for a formula, and that still leads to the file."""
-    return f"./{path}" if _FORMULA.match(path) else path
-
-
-def _safe_label(label: str) -> str:
-    """A label that no spreadsheet takes for a formula; numbers stay as they are."""
-    return f"'{label}" if _FORMULA.match(label) and not _NUMBER.match(label) else label
-
-
-def _joined(parts: Iterable[Any]) -> str:
-    return SEPARATOR.join(str(part) for part in parts)
-
-
-def _score(value: float) -> str:
-    return f"{value:.8g}" if math.isfinite(value) else "nan"
+    Args:
+        probabilities: One for each class.
+        decisions: Which classes it has; None for the likeliest alone.
+    """
+    order = sorted(range(len(probabilities)), key=lambda index: (-probabilities[index], index))
+    if decisions is None:
+        return Answer(probabilities, order, order[:1])
+    has = list(decisions)
+    return Answer(probabilities, order, [index for index in order if has[index]])

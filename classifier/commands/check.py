@@ -33,7 +33,7 @@ def check(job: Job) -> Result | None:
     prepared = prepare(job)
     data = prepared.data
     check_feature_views(prepared.model, data, prepared.trainer)
-    facts = _sweep_facts(job, prepared)
+    facts = _facts(job, prepared)
     lines = [data.summary()] if isinstance(data, ImageDataModule) else []
     lines += facts.get("lines", ())
     configs = ", ".join(job.command.configs)
@@ -57,15 +57,25 @@ def check(job: Job) -> Result | None:
     )
 
 
-def _sweep_facts(job: Job, prepared: Prepared) -> dict[str, Any]:
-    """Check the section `optuna`, where there is one that tunes."""
+def _facts(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """What a sweep's or a cross-validation's own check must know; it checks `optuna`, too."""
+    classes = class_facts(prepared.data)
+    facts: dict[str, Any] = {}
+    if trial_folder() is not None:
+        trainer = prepared.trainer
+        facts = {
+            "config": job.cli.plain(), "num_devices": trainer.num_devices * trainer.num_nodes,
+            "class_names": classes["class_names"],
+            "task": classes["task"] or getattr(prepared.model, "task", None),
+        }  # fmt: skip
     if not job.sweep.get("tune"):
-        return {}
+        return facts
     from classifier.commands.check_sweep import check_sweep  # imports optuna
 
     config = {key: value for key, value in job.cli.given.items() if key != "optuna"}
-    return check_sweep(
+    found = check_sweep(
         config, job.cli.plain(), job.sweep, known_names(prepared.callbacks, prepared.data),
-        prepared.trainer, class_facts=class_facts(prepared.data),
+        prepared.trainer, class_facts=classes,
         closed=logs_known_names_only(prepared.callbacks, prepared.model),
     )  # fmt: skip
+    return {**facts, **found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from contextlib import redirect_stdout
 from typing import Any
@@ -11,14 +10,15 @@ import lightning as L
 
 from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import RunRecorder
+from classifier.commands.calibrate import tell_calibration
 from classifier.commands.job import Job
+from classifier.commands.predicting import check_predicting, tell_predictions, with_views
 from classifier.commands.prepare import check_metrics
+from classifier.commands.report import can_be_judged, report_on_evaluation
 from classifier.commands.trainer import as_list, attach, build_trainer, collect
 from classifier.commands.weights import restore
 from classifier.data.folders import ImagePathsDataset
 from classifier.runs import Result, Run
-
-log = logging.getLogger(__name__)
 
 
 def evaluate(job: Job) -> Result:
@@ -35,17 +35,20 @@ def evaluate(job: Job) -> Result:
     model, data, arguments = job.cli.build()
     if job.command.paths:
         data.dataset_classes["predict"] = ImagePathsDataset(job.command.paths)  # type: ignore[attr-defined]
+    check_predicting(job.cli.evaluation, model)
     trainer = build_trainer(arguments, job.mode, None)
     restore(model, data, job.checkpoint)
+    tell_calibration(job.cli.evaluation, model)
     check_metrics(as_list(arguments.get("callbacks")), model)
     data.setup(job.mode)
-    run = job.create_run()
+    run = job.create_run(trainer=trainer, data=data)
     recorder = RunRecorder(run, job.cli.plain())
     attach(trainer, run, recorder, None)
-    return job.carry_out(run, data, lambda: _evaluate(trainer, model, data, run, recorder))
+    return job.carry_out(run, data, lambda: _evaluate(job, trainer, model, data, run, recorder))
 
 
 def _evaluate(
+    job: Job,
     trainer: Any,
     model: L.LightningModule,
     data: L.LightningDataModule,
@@ -53,23 +56,21 @@ def _evaluate(
     recorder: RunRecorder,
 ) -> None:
     """Validate, test or predict, as the run's mode says, and fill in its result."""
-    mode = run.result.mode
-    writer = PredictionsWriter(run.folder / "predictions.csv")
-    if mode in ("test", "predict"):
+    mode, settings = job.mode, job.cli.evaluation
+    writer = PredictionsWriter(run.folder, settings)
+    writes = mode in ("test", "predict") or can_be_judged(model, data)
+    if writes:
         trainer.callbacks.append(writer)
-    with recorder.obeying_signals(), redirect_stdout(sys.stderr):
+    views = with_views(settings.tta, model, data)
+    with views, recorder.obeying_signals(), redirect_stdout(sys.stderr):
         if mode == "validate":
             trainer.validate(model, datamodule=data, verbose=False)
         elif mode == "test":
             trainer.test(model, datamodule=data, verbose=False)
         else:
             trainer.predict(model, datamodule=data, return_predictions=False)
-    if mode in ("test", "predict"):
-        run.result.predictions = writer.file.name
-        run.result.num_images, run.result.num_errors = writer.num_rows, len(writer.failed)
-        if writer.failed:
-            log.warning(
-                "%d of %d images could not be decoded: %s; the column error says why",
-                len(writer.failed), writer.num_rows, ", ".join(writer.failed[:5]),
-            )  # fmt: skip
+    if writes:
+        tell_predictions(writer, run.result)
     collect(trainer, run)
+    if mode != "predict" and settings.report and can_be_judged(model, data):
+        report_on_evaluation(job, model, data, run, writer.file)

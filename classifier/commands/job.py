@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import torch
 
 from classifier.arguments import Command
 from classifier.assembly import Assembled
 from classifier.cli import ClassifierCLI
 from classifier.commands.out_of_memory import out_of_memory
+from classifier.commands.receipt import STAGES, merged, receipt
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.runs import Result, Run, create_run
 from classifier.terminal import Log, print_result, show, without_traceback
@@ -55,12 +54,27 @@ class Job:
         """The checkpoint that a training goes on from; None where it begins anew."""
         return None if self.only_weights else self.checkpoint
 
-    def create_run(self, *, first: bool = True) -> Run:
+    def create_run(
+        self,
+        *,
+        first: bool = True,
+        trainer: Any = None,
+        data: Any = None,
+        also: Sequence[str] = (),
+    ) -> Run:
         """Make the run folder, with all that is known before the first batch.
 
         Args:
             first: False in the further processes of a distributed run, which write nothing.
+            trainer: Of the command, for the receipt.
+            data: Set up, for the receipt.
+            also: Stages of the data that it looks at besides those of its mode.
         """
+        facts: dict[str, Any] = {}
+        if first:
+            seed = self.cli.config["seed_everything"]
+            facts = receipt(self.command.words, self.started, seed)
+            facts = merged(facts, trainer, data, [*STAGES.get(self.mode, ()), *also])
         run = create_run(self.experiment, self.mode, self.started, first=first)
         show(run.folder.as_posix())
         if run.writes:
@@ -73,12 +87,7 @@ class Job:
                 self.checkpoint_file, self.checkpoint["epoch"] + 1, self.checkpoint["global_step"],
             )  # fmt: skip
         run.write_config(self.cli.dump())
-        run.write_environment(
-            {
-                "num_threads": torch.get_num_threads(),
-                "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            }
-        )
+        run.write_environment(facts)
         run.write_result()
         return run
 

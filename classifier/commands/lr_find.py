@@ -67,7 +67,7 @@ def find_learning_rate(job: Job) -> Result:
             f"{OPTIMIZER}.lr", "every learning rate is 0, so that there is none to vary",
             remedy="Write rates above 0, in the proportion that they shall have",
         )  # fmt: skip
-    run = job.create_run()
+    run = job.create_run(trainer=found.trainer, data=found.data)
     return job.carry_out(
         run, found.data, lambda: _find_rate(found.trainer, found.model, found.data, run)
     )

@@ -16,6 +16,7 @@ from classifier.callbacks.finders import BATCH_SIZE, FINDERS, keep_batch_size, k
 from classifier.callbacks.metrics import MetricsLogger, num_classes_of, task_of
 from classifier.checkpoints import CONFIG_KEY, check_same_batches, check_unfinished
 from classifier.commands.batch_size import check_auto_batch_size
+from classifier.commands.calibrate import check_calibration
 from classifier.commands.job import Job
 from classifier.commands.monitors import check_monitors, default_monitor
 from classifier.commands.out_of_memory import AUTO_BATCH_SIZE
@@ -78,6 +79,8 @@ def prepare(job: Job, **overrides: Any) -> Prepared:
     check_auto_batch_size(data, prepared.trainer)
     _prepare_data_and_model(job, prepared)
     check_metrics(callbacks, model)
+    if job.mode != "lr_find":
+        check_calibration(job.cli.evaluation, data, model, arguments)
     if job.only_weights and job.checkpoint is not None:
         load_weights(model, job.checkpoint)
     return prepared

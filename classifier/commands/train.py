@@ -13,8 +13,14 @@ import lightning as L
 
 from classifier.callbacks.averaging import tell_late_start
 from classifier.callbacks.finders import BATCH_SIZE
+from classifier.callbacks.loggers import default_loggers
 from classifier.callbacks.recorder import RunRecorder
 from classifier.callbacks.soup import GreedySoup
+from classifier.commands.after_training import (
+    calibrate_after_training,
+    report_on_training,
+    stages_to_judge,
+)
 from classifier.commands.batch_size import find_batch_size
 from classifier.commands.frozen_features import on_images, run_frozen_part_once
 from classifier.commands.job import Job
@@ -42,8 +48,10 @@ def train(job: Job) -> Result:
     """
     prepared = prepare(job)
     model, data, trainer = prepared.model, prepared.data, prepared.trainer
+    stages = stages_to_judge(job, prepared)
     run_frozen_part_once(model, data, trainer)
-    run = job.create_run(first=trainer.is_global_zero)
+    tested = [stage for stage in stages if stage == "test"]
+    run = job.create_run(first=trainer.is_global_zero, trainer=trainer, data=data, also=tested)
     resumed = job.resumed
     source = job.checkpoint_file if resumed is not None else None
     history = source.parent.parent / "metrics.csv" if source is not None else None
@@ -52,6 +60,10 @@ def train(job: Job) -> Result:
     step = int(resumed["global_step"]) if resumed is not None else 0
     recorder = RunRecorder(run, job.cli.plain(), source, step)
     attach(trainer, run, recorder, history)
+    if not prepared.arguments["fast_dev_run"]:
+        before = None if source is None else source.parent.parent
+        given = prepared.arguments.get("logger")
+        trainer.loggers = [*trainer.loggers, *default_loggers(given, run, before, step)]
     keeps = prepared.arguments.get("enable_checkpointing") is not False
     if keeps and not prepared.arguments["fast_dev_run"]:
         attach_checkpoints(trainer, run)
@@ -61,6 +73,8 @@ def train(job: Job) -> Result:
             with on_images(model, data):
                 _find_batch_size(job, prepared, run, recorder)
         fit(trainer, model, data, run, recorder)
+        calibrate_after_training(job, prepared, run, recorder)
+        report_on_training(job, prepared, run, recorder, stages)
 
     return job.carry_out(run, data, work)
 

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from classifier.callbacks.finders import FINDERS, FinderRecord
 from classifier.callbacks.metrics import MetricsLogger
+from classifier.callbacks.progress import LINE_EVERY_SECONDS, ImageRate, ImagesBar
 from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunRecorder
 from classifier.callbacks.table import MetricsTable
 from classifier.checkpoints import WholeFileIO
@@ -60,11 +61,9 @@ def build_trainer(
     plugins = as_list(arguments.pop("plugins", None))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeFileIO())
-    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        if sys.stderr.isatty() and arguments.get("enable_progress_bar") is not False:
-            callbacks.append(TQDMProgressBar(refresh_rate=REFRESH_RATE))
-        else:
-            arguments["enable_progress_bar"] = False
+    bar = _add_progress(callbacks, mode, arguments.get("enable_progress_bar") is not False)
+    if not bar:
+        arguments["enable_progress_bar"] = False
     if arguments.get("enable_model_summary") is None:
         arguments["enable_model_summary"] = False  # the log says what is trained, in one line
     if mode != "train":
@@ -80,6 +79,30 @@ def build_trainer(
     given = loggers if isinstance(loggers, list) else [loggers]
     trainer.loggers = [item for item in given if isinstance(item, L.pytorch.loggers.Logger)]
     return trainer
+
+
+def _add_progress(callbacks: list[Callback], mode: str, wanted: bool) -> bool:
+    """Add what shows how a run goes on.
+
+    Args:
+        callbacks: Changed in place; a progress bar of the user's own stays the only one.
+        mode: As `build_trainer` takes it.
+        wanted: Whether a progress bar may be drawn.
+
+    Returns:
+        Whether one is.
+    """
+    own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    drawn = own or (wanted and sys.stderr.isatty())
+    if mode in ("train", "lr_find"):
+        if drawn and not own:
+            callbacks.append(TQDMProgressBar(refresh_rate=REFRESH_RATE))
+        return drawn
+    rate = ImageRate(None if drawn else LINE_EVERY_SECONDS)
+    callbacks.append(rate)
+    if drawn and not own:
+        callbacks.append(ImagesBar(rate))
+    return drawn
 
 
 def as_list(value: Any) -> list[Any]:

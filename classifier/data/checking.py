@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from classifier.data.decoding import decode_image
+from classifier.data.decoding import decode_image, know_all_formats
 from classifier.data.near import Hasher, groups_of, perceptual_hasher
 from classifier.data.rules import STAGES
 
@@ -255,6 +255,7 @@ def _of_pixels(pixels: NDArray[np.uint8], hasher: Hasher | None) -> dict[str, An
 
 
 def _header(content: bytes) -> dict[str, Any]:
+    know_all_formats()
     with Image.open(io.BytesIO(content)) as image:
         orientation = 1
         if image.format != "PNG" or any(word in content for word in _PNG_EXIF):

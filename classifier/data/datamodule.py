@@ -234,6 +234,10 @@ class ImageDataModule(L.LightningDataModule):
         """Whether there are images to validate on."""
         return self.dataset_classes.get("val") is not None or self.rules.holds_out("val")
 
+    def has_test(self) -> bool:
+        """Whether there are images to test on."""
+        return self.dataset_classes.get("test") is not None or self.rules.holds_out("test")
+
     def _make_stage(self, name: str) -> StageDataset:
         members = self.selection.members(name)
         check_augmentations(members.source, f"{DATASETS}.{name}")

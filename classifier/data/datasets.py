@@ -194,3 +194,9 @@ def sample_name(dataset: Any, index: int) -> str:
     samples = getattr(dataset, "samples", None)
     path = getattr(samples[index], "path", None) if samples is not None else None
     return str(index) if path is None else str(path)
+
+
+def file_of(dataset: Any, index: int) -> str | None:
+    """The file of a sample as it can be opened from here; None where it has none of its own."""
+    file = dataset.file(index) if isinstance(dataset, ImageDataset) else None
+    return None if file is None else str(file)

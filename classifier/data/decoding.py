@@ -73,6 +73,7 @@ def _decode_with_pillow(data: bytes, background: Colour) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd is reported by --check
+            know_all_formats()
             with Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
@@ -90,6 +91,15 @@ def _decode_with_pillow(data: bytes, background: Colour) -> NDArray[np.uint8]:
     # Damaged files bring Pillow's decoders to errors of every kind: IndexError, struct.error ...
     except Exception as error:
         raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def know_all_formats() -> None:
+    """Have Pillow import its readers of rare formats, before it opens a file.
+
+    It would do so by itself at the first such file. Of two threads that have one at the same time,
+    the later is told that there is no such format.
+    """
+    Image.init()
 
 
 def rgb_pixels(image: Image.Image, background: Colour = WHITE) -> NDArray[np.uint8]:

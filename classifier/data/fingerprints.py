@@ -10,10 +10,17 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from classifier.data.datasets import ImageDataset
+from classifier.data.datasets import ImageDataset, sample_name
+from classifier.data.folders import FolderImageDataset
+from classifier.data.splitting import classes_of
+from classifier.data.tables import CsvImageDataset
+
+if TYPE_CHECKING:
+    from classifier.data.loading import StageDataset
 
 log = logging.getLogger(__name__)
 
@@ -91,3 +98,47 @@ def _state(file: Path | None) -> bytes | None:
     told = (os.path.abspath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
     text = repr(told).encode("utf-8", "surrogateescape")
     return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def stage_fingerprint(stage: StageDataset, class_names: Sequence[str]) -> dict[str, Any]:
+    """Which images a stage has: the same for a data set that was moved or copied.
+
+    A hash over the path of every image relative to its data set, its classes and the size of its
+    file, in the order of the stage. No file is opened: a change that leaves a file's size as it was
+    is not seen.
+
+    Args:
+        stage: Images with their targets.
+        class_names: What the targets mean.
+
+    Returns:
+        `num_images`, `fingerprint` (32 hexadecimal digits), and of what it is.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    names: dict[Any, tuple[str, ...]] = {}
+    sizes = _sizes(stage.source, stage.indices)
+    for index, target, size in zip(stage.indices, stage.targets, sizes, strict=True):
+        if target not in names:
+            names[target] = tuple(class_names[i] for i in classes_of(target) if i >= 0)
+        told = repr((sample_name(stage.source, index), names[target], size))
+        digest.update(told.encode("utf-8", "surrogateescape"))
+    of = "paths, classes and file sizes" if any(sizes) else "paths and classes"
+    return {"num_images": len(stage), "fingerprint": digest.hexdigest(), "of": of}
+
+
+def _sizes(source: Any, indices: Sequence[int]) -> list[int | None]:
+    """Of each image's file in bytes; None where it has none, or is gone: decoding says so."""
+    if not isinstance(source, ImageDataset):
+        return [None] * len(indices)
+    if type(source).file in (FolderImageDataset.file, CsvImageDataset.file):
+        # An object for each path would take longer than asking for the size.
+        root, samples = os.fspath(source.root), source.samples  # type: ignore[attr-defined]
+        return [_size(os.path.join(root, samples[index].path)) for index in indices]
+    return [_size(source.file(index)) for index in indices]
+
+
+def _size(file: str | Path | None) -> int | None:
+    try:
+        return None if file is None else os.stat(file).st_size
+    except OSError:
+        return None

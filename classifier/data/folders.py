@@ -62,12 +62,19 @@ class ImagePathsDataset(FilesDataset):
         paths: Files and folders. With one folder alone a row's path is relative to it; otherwise
             it is the path as given, so that every row leads to its file.
         augmentations: An Albumentations pipeline; the data module sets the stage's own here.
+        flag: What names them, for messages.
     """
 
-    def __init__(self, paths: Sequence[str], augmentations: Augmentations | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        augmentations: Augmentations | None = None,
+        flag: str = "--predict",
+    ) -> None:
         super().__init__(augmentations)
         self.paths = list(paths)
-        self._files: list[Path] = []
+        self.flag = flag
+        self._files: list[str] = []  # a Path keeps more, once it was used
 
     def scan(self) -> Sequence[Sample]:
         """Find the images, sorted by path.
@@ -87,20 +94,20 @@ class ImagePathsDataset(FilesDataset):
                 found[path.as_posix()] = path
             else:
                 raise ConfigError(
-                    "--predict", "no such file or folder", got=name,
+                    self.flag, "no such file or folder", got=name,
                     remedy="Name images or folders of images",
                 )  # fmt: skip
         if not found:
             raise ConfigError(
-                "--predict", "no images found", got=self.paths,
+                self.flag, "no images found", got=self.paths,
                 remedy="Name images or folders of images",
             )  # fmt: skip
-        self._files = [found[row] for row in sorted(found)]
+        self._files = [str(found[row]) for row in sorted(found)]
         return [Sample(row, None) for row in sorted(found)]
 
     def file(self, index: int) -> Path:
         """The file of sample `index`."""
-        return self._files[index]
+        return Path(self._files[index])
 
 
 def find_images(root: Path) -> Iterator[str]:

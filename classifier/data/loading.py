@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from classifier.data.augmentations import Pipeline
-from classifier.data.datasets import ImageDataset, sample_name
+from classifier.data.datasets import ImageDataset, file_of, sample_name
 from classifier.data.decoding import BadImageError, Colour
 from classifier.data.sampling import (
     BalancedSampler,
@@ -127,6 +127,10 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
     def path(self, position: int) -> str:
         """The sample's path as predictions.csv shows it."""
         return sample_name(self.source, self.indices[position])
+
+    def file(self, position: int) -> str | None:
+        """The sample's file; None where it has none of its own."""
+        return file_of(self.source, self.indices[position])
 
     def _blank_image(self) -> Tensor:
         if self._blank is None:

@@ -2,64 +2,46 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from classifier.data.checking import SPLITS, DataFacts
 from classifier.data.findings import ERROR, Finding, one_line
 from classifier.files import replacing, write_text
+from classifier.page import data_uri, render
 
 NOT_LOOKED_FOR = "near duplicates: not looked for (pip install imagehash)"
 _MOST_ITEMS = 20
 _BINS = 16
 
-# Nothing is loaded and nothing runs, whatever a path or a class name says.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}: data</title>
-<style>
-  body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 70rem; color: #222;
-    background: #fff; font: 15px/1.5 system-ui, "Segoe UI", Arial, sans-serif; }
-  h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere; }
-  h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
-  .facts { color: #555; margin: .3rem 0; }
-  .finding { margin: .7rem 0; padding: .5rem 1.1rem; background: #fdf6e3;
-    border-left: 5px solid #e69f00; }
-  .finding.error { background: #fbeeee; border-left-color: #c0392b; }
+_PAGE = """{% extends "shell" %}
+{% block title %}{{ title }}: data{% endblock %}
+{% block css %}
+  .facts { margin: .3rem 0; }
+  .finding { margin: .7rem 0; padding: .5rem 1.1rem; background: var(--amber-wash);
+    border-left: 5px solid var(--amber); }
+  .finding.error { background: var(--red-wash); border-left-color: var(--red); }
   .finding p { margin: 0; font-weight: 600; }
   .finding ul { margin: .3rem 0 0; padding-left: 1.2rem; font-size: .86rem;
     overflow-wrap: anywhere; }
-  .none { margin: .7rem 0; padding: .5rem 1.1rem; background: #eef7f0;
-    border-left: 5px solid #009e73; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; font-size: .86rem; }
-  th, td { padding: .25rem .7rem; border-bottom: 1px solid #e2e2e2; text-align: left; }
+  .none { margin: .7rem 0; padding: .5rem 1.1rem; background: var(--green-wash);
+    border-left: 5px solid var(--green); }
   th { max-width: 24rem; overflow-wrap: anywhere; }
-  thead th { border-bottom: 2px solid #999; vertical-align: bottom; }
   tbody th { font-weight: normal; }
-  tr.all th, tr.all td { border-top: 2px solid #999; border-bottom: 0; font-weight: 600; }
-  td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+  tr.all th, tr.all td { border-top: 2px solid var(--rule); border-bottom: 0; font-weight: 600; }
   .bar { display: flex; align-items: center; gap: .5rem; min-width: 10rem; }
-  .bar i { display: block; height: .75rem; background: #0072b2; }
-  .zero { color: #c0392b; font-weight: 600; }
-  svg { display: block; max-width: 100%; height: auto; }
-  img { display: block; max-width: 100%; }
-</style>
-</head>
-<body>
+  .bar i { display: block; height: .75rem; background: var(--blue); }
+  .zero { color: var(--red); font-weight: 600; }
+  svg rect { fill: var(--blue); }
+  svg text { fill: var(--dim); }
+{% endblock %}
+{% block body %}
 <h1>{{ title }}: data</h1>
 <p class="facts">{{ summary }}</p>
 <h2>Findings</h2>
@@ -92,19 +74,17 @@ _PAGE = """<!DOCTYPE html>
 the dashed line is that of the model's input, {{ histogram.input }}{% endif %}.</p>
 <svg width="720" height="150" viewBox="0 0 720 150" role="img" aria-label="sizes">
 {% for bar in histogram.bars %}<rect x="{{ bar.x }}" y="{{ bar.y }}" width="{{ bar.width }}"
- height="{{ bar.height }}" fill="#0072b2"><title>{{ bar.title }}</title></rect>
+ height="{{ bar.height }}"><title>{{ bar.title }}</title></rect>
 {% endfor %}{% if histogram.line %}<line x1="{{ histogram.line }}" x2="{{ histogram.line }}"
  y1="4" y2="124" stroke="#d55e00" stroke-width="2" stroke-dasharray="5 3"/>{% endif %}
 <line x1="10" x2="710" y1="124" y2="124" stroke="#999"/>
-{% for tick in histogram.ticks %}<text x="{{ tick.x }}" y="142" font-size="12" fill="#555"
+{% for tick in histogram.ticks %}<text x="{{ tick.x }}" y="142" font-size="12"
  text-anchor="middle">{{ tick.text }}</text>
 {% endfor %}</svg>{% endif %}
 {% if picture %}<h2>Training images, augmented</h2>
 <p class="facts">{{ caption }}</p>
 <img alt="augmented training images, a row a class" src="{{ picture }}">{% endif %}
-</body>
-</html>
-"""
+{% endblock %}"""
 
 
 def write_report(
@@ -135,9 +115,9 @@ def write_report(
         file = folder / "samples.png"
         with replacing(file) as temporary:
             grid(samples).save(temporary, format="PNG")
-        picture = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-    text = page.render(
+        picture = data_uri(file.read_bytes(), "image/png")
+    text = render(
+        _PAGE,
         title=one_line(title),
         summary=summary(facts, findings),
         findings=[_shown(finding) for finding in findings],

@@ -162,6 +162,8 @@ class Selection:
             rest = 1.0 - rules.test_fraction * self.is_held_out("test")
             return hold_out(classes, groups, rules.val_fraction / rest, self.seed)
         log.info("val is fold %d of %d, counted from 0", rules.fold, rules.folds)
+        if self.classes.task != "multilabel":
+            self._check_folds(rules.folds, classes, groups)
         try:
             return fold_of(classes, groups, rules.folds, rules.fold, self.seed)
         except ValueError as error:
@@ -169,6 +171,26 @@ class Selection:
                 f"{DATA}.folds", f"the data cannot be divided so ({error})", got=rules.folds,
                 remedy="Write a smaller number",
             ) from error  # fmt: skip
+
+    def _check_folds(self, folds: int, classes: Sequence[Classes], groups: Sequence[str]) -> None:
+        """Refuse a class that not every fold could have an image of."""
+        images = Counter(own[0] for own in classes)
+        apart = Counter(
+            name for name, _ in {(own[0], g) for own, g in zip(classes, groups, strict=True)}
+        )
+        few = [name for name in sorted(images) if apart[name] < folds]
+        if few:
+            name = min(few, key=lambda name: apart[name])
+            problem = f"too few images of {self.classes.names[name]}: {images[name]}"
+            if apart[name] < images[name]:
+                problem += f" in {apart[name]} group{'s' * (apart[name] > 1)}"
+            if few[1:]:
+                problem += f", and of {len(few) - 1} other class{'es' * (len(few) > 2)}"
+            raise ConfigError(
+                f"{DATA}.folds", problem, got=folds,
+                remedy=f"Write at most {apart[name]}" if apart[name] > 1
+                else "Every fold needs an image of every class: add some, or leave the class out",
+            )  # fmt: skip
 
     def _groups(self, source: Any, names: Sequence[str]) -> list[str]:
         """The group of every image of train."""

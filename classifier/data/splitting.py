@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 # The classes of one sample: one index, several in multi-label data, none.
@@ -88,20 +88,62 @@ def fold_of(
         Indices to keep and indices to hold out, both sorted.
 
     Raises:
-        ValueError: fewer groups than folds, or no class with as many samples.
+        ValueError: fewer groups than folds.
 
-    Source: scikit-learn, StratifiedGroupKFold; StratifiedKFold where every image is alone.
+    Source: scikit-learn, StratifiedKFold where every image is alone and has one class, and
+        StratifiedGroupKFold in groups. With several classes per image: Sechidis, Tsoumakas and
+        Vlahavas, On the Stratification of Multi-Label Data, 2011, on whole groups.
     """
+    if len(set(groups)) < folds:
+        raise ValueError(f"{len(set(groups))} groups are fewer than {folds} folds")
+    enough = min(_count(classes, range(len(classes))).values()) >= folds
+    if enough and all(len(own) == 1 for own in classes):
+        parts = _single_label_parts([own[0] for own in classes], groups, folds, seed)
+    else:
+        parts = _multilabel_parts(classes, groups, folds, seed)
+    held_out = sorted(parts[fold])
+    chosen = set(held_out)
+    return [index for index in range(len(classes)) if index not in chosen], held_out
+
+
+def _single_label_parts(
+    targets: Sequence[int], groups: Sequence[str], folds: int, seed: int
+) -> list[list[int]]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    kinds: dict[Hashable, int] = {}
-    strata = [kinds.setdefault(combination, len(kinds)) for combination in classes]
     alone = len(set(groups)) == len(groups)  # then the other one, which takes a while, is spared
     kind = StratifiedKFold if alone else StratifiedGroupKFold
     splitter = kind(folds, shuffle=True, random_state=seed)
-    parts = list(splitter.split([0] * len(strata), strata, None if alone else groups))
-    kept, held_out = parts[fold]
-    return sorted(map(int, kept)), sorted(map(int, held_out))
+    pairs = splitter.split([0] * len(targets), targets, None if alone else groups)
+    return [list(map(int, held_out)) for _, held_out in pairs]
+
+
+def _multilabel_parts(
+    classes: Sequence[Classes], groups: Sequence[str], folds: int, seed: int
+) -> list[list[int]]:
+    """The rarest class is dealt out first, each group to the fold that misses the class most."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    counts = {group: _count(classes, indices) for group, indices in members.items()}
+    totals = _count(classes, range(len(classes)))
+    missing = [{name: number / folds for name, number in totals.items()} for _ in range(folds)]
+    room = [len(classes) / folds] * folds
+    parts: list[list[int]] = [[] for _ in range(folds)]
+    left = sorted(members, key=lambda group: (-len(members[group]), _rank(group, seed)))
+    while left:
+        remaining = Counter(name for group in left for name in counts[group])
+        rarest = min(remaining, key=lambda name: (remaining[name], name))
+        for group in [group for group in left if rarest in counts[group]]:
+            own = counts[group]
+            wanted = [(part[rarest], sum(part[name] for name in own)) for part in missing]
+            fold = max(range(folds), key=lambda k: (wanted[k], room[k], -k))
+            parts[fold] += members[group]
+            room[fold] -= len(members[group])
+            for name, number in own.items():
+                missing[fold][name] -= number
+        left = [group for group in left if rarest not in counts[group]]
+    return parts
 
 
 def joined_groups(

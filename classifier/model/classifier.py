@@ -11,6 +11,7 @@ from torch import Tensor
 
 from classifier.errors import ConfigError, RunError
 from classifier.model import tasks
+from classifier.model.answers import Calibration
 from classifier.model.compiling import Compiling, compile_mode
 from classifier.model.counted_losses import CountedLosses, MeanLoss
 from classifier.model.deferred import DeferredNetwork
@@ -29,6 +30,7 @@ from classifier.model.schedules import (
 )
 from classifier.model.training_loss import check_loss
 from classifier.model.unfreezing import Unfreezing, check_unfreeze_schedule, epochs_as_numbers
+from classifier.model.views import over_views
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +123,7 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
         self.compile_mode = compile_mode(compile)
         self.optimizer_config = completed(optimizer_config)
         self._configured_lr: float | None = None  # when the optimizer was made
+        self.views: str | None = None  # test-time augmentation, of a command that evaluates
         self.scheduler_config = scheduler_config
         self.class_weights = class_weights
         self.image_size = image_size
@@ -203,8 +206,17 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
         assert self.prefix is not None
         return self.prefix.finish(batch[0])
 
+    def _logits_over_views(self, batch: Any) -> Tensor:
+        """The same of evaluation: with the views that a command asks for, of images alone."""
+        if self.views is None:
+            return self._logits(batch)
+        assert not getattr(batch, "encoded", False)
+        several = self.task == tasks.MULTILABEL
+        return over_views(self, self.normalised(batch[0]), self.views, several=several)
+
     def on_fit_start(self) -> None:
-        """Have the loss at hand, also after `load_from_checkpoint`."""
+        """Have the loss at hand, also after `load_from_checkpoint`, and begin uncalibrated."""
+        self.calibration = Calibration()
         if self.training_loss is None:
             data = getattr(self.trainer, "datamodule", None)
             counts = tasks.class_facts(data)["class_counts"] if self.class_weights else None
@@ -252,31 +264,10 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One batch of (images, ...): probabilities (N, num_classes) in float32."""
-        return self.probabilities(self(batch[0]))
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities (N, num_classes) in float32; in multilabel they do not add up to 1.
-
-        Args:
-            logits: (N, num_classes).
-        """
-        values = logits.float()
-        return values.sigmoid() if self.task == tasks.MULTILABEL else values.softmax(dim=1)
-
-    def decisions(self, probabilities: Tensor) -> Tensor:
-        """Which classes an image has, (N, num_classes) bool; in multiclass the likeliest alone.
-
-        Args:
-            probabilities: (N, num_classes).
-        """
-        if self.thresholds is None:
-            best = probabilities.argmax(dim=1, keepdim=True)
-            return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(1, best, True)
-        limits = torch.tensor(self.thresholds, dtype=torch.float32, device=probabilities.device)
-        return probabilities >= limits
+        return self.probabilities(self.calibrated(self._logits_over_views(batch)))
 
     def _evaluation_step(self, batch: Any, mean: MeanLoss) -> dict[str, Tensor]:
-        logits, targets = self._logits(batch), batch[1]
+        logits, targets = self.calibrated(self._logits_over_views(batch)), batch[1]
         # Whatever loss trains, the plain one is logged, so that runs compare.
         loss = classification_loss(logits, targets, self.task or tasks.MULTICLASS)
         mean.count(loss, len(targets))

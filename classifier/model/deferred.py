@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from classifier.model import tasks
+from classifier.model.answers import Answers, Calibration
 from classifier.model.encoders import build_network, rebuild_network
 from classifier.model.freezing import freeze_groups, hold_frozen_in_eval, num_frozen_groups
 from classifier.model.lora import train_adapters
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_KEY = "image_classifier"
 
 
-class DeferredNetwork(L.LightningModule):
+class DeferredNetwork(Answers):
     """Builds its network by `build`, or when a checkpoint is loaded; says what it was built for.
 
     The command line calls `build`, as does Lightning's `configure_model`.
@@ -54,7 +54,6 @@ class DeferredNetwork(L.LightningModule):
         # One number per class, once the classes are known. No buffers, which a Trainer in half
         # precision would round.
         self.loss_weights: Tensor | None = None
-        self.thresholds: list[float] | None = None
         self._given_thresholds = thresholds
         self.training_loss: TrainingLoss | None = None
         self.network: Network | None = None
@@ -134,6 +133,20 @@ class DeferredNetwork(L.LightningModule):
         self._take(
             rebuild_network(saved["network"], len(self.class_names), self.options.channels_last)
         )
+        self.take_calibration(checkpoint)
+
+    def take_calibration(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the calibration that belongs to a checkpoint's weights.
+
+        Args:
+            checkpoint: The loaded checkpoint of an ImageClassifier.
+        """
+        found = Calibration.read(checkpoint.get(CHECKPOINT_KEY, {}).get("calibration"))
+        trained_with = checkpoint.get("hyper_parameters", {}).get("thresholds")
+        if self._given_thresholds not in (None, trained_with):
+            # The user's word of today is newer than what was tuned after the training.
+            found = replace(found, thresholds=None, positive=None)
+        self.calibration = found
 
     def configure_model(self) -> None:
         """Lightning's hook before training: takes the classes from the data module."""
@@ -147,14 +160,17 @@ class DeferredNetwork(L.LightningModule):
         checkpoint[CHECKPOINT_KEY] = {
             "class_names": self.class_names,
             "task": self.task,
-            "thresholds": self.thresholds,
+            "thresholds": self._own_thresholds,
+            "calibration": self.calibration.plain(),
             "network": self._built().spec,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network of the checkpoint where none was built yet."""
+        """Build the network of the checkpoint where none was built yet; calibrate as it is."""
         if self.network is None:
             self.rebuild(checkpoint)
+        else:
+            self.take_calibration(checkpoint)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules but the frozen ones, which stay in eval mode."""
@@ -167,7 +183,7 @@ class DeferredNetwork(L.LightningModule):
         assert self.class_names is not None
         self.task = tasks.resolve_task(self.task, found)
         given = saved if self._given_thresholds is None else self._given_thresholds
-        self.thresholds = resolve_thresholds(given, self.task, self.class_names)
+        self._own_thresholds = resolve_thresholds(given, self.task, self.class_names)
 
     def _take(self, network: Network) -> str:
         """Make a network this model's own, frozen as is asked for; says what is trained."""

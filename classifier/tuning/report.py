@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from optuna.trial import FrozenTrial, TrialState
 
 from classifier.files import write_text
+from classifier.page import data_uri, render
 from classifier.tuning.plots import short_names
 from classifier.tuning.study import SweepStudy
 from classifier.tuning.summary import SweepResult, columns_of
 from classifier.tuning.trials import REASON, RETRY_OF, epochs_of, was_interrupted
 
-# Nothing is loaded and nothing runs, whatever an error text or a class name says.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ result.study_name }}</title>
-<style>
-  body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 70rem; color: #222;
-    background: #fff; font: 15px/1.5 system-ui, "Segoe UI", Arial, sans-serif; }
-  h1 { margin: 0; font-size: 1.7rem; overflow-wrap: anywhere; }
-  h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
-  .facts { color: #555; }
-  .verdict { margin: 1.2rem 0; padding: .5rem 1.1rem; background: #f0f6fb;
-    border-left: 5px solid #0072b2; }
+_PAGE = """{% extends "shell" %}
+{% block title %}{{ result.study_name }}{% endblock %}
+{% block css %}
+  .verdict { margin: 1.2rem 0; padding: .5rem 1.1rem; background: var(--blue-wash);
+    border-left: 5px solid var(--blue); }
   .verdict p:first-child { font-size: 1.1rem; font-weight: 600; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; font-size: .86rem; }
-  th, td { padding: .25rem .7rem; border-bottom: 1px solid #e2e2e2; text-align: left; }
-  thead th { border-bottom: 2px solid #999; vertical-align: bottom; }
-  td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
   td.t { min-width: 18rem; max-width: 30rem; overflow-wrap: anywhere; }
-  tr.best td { background: #fdf0e6; font-weight: 600; }
-  tr.dim td { color: #777; }
-  img { display: block; max-width: 100%; }
-</style>
-</head>
-<body>
+  tr.best td { background: var(--orange-wash); font-weight: 600; }
+  tr.dim td { color: var(--dim); }
+{% endblock %}
+{% block body %}
 <h1>{{ result.study_name }}</h1>
 <p class="facts">{{ objectives }}. {{ counts }} of {{ result.n_trials }} trials.</p>
 {% if result.verdict %}<div class="verdict">
@@ -76,9 +56,7 @@ _PAGE = """<!DOCTYPE html>
 <tr class="{{ row.kind }}">{% for cell in row.cells %}<td class="n">{{ cell }}</td>{% endfor %}
 <td class="t">{{ row.reason }}</td></tr>{% endfor %}</tbody>
 </table></div>
-</body>
-</html>
-"""
+{% endblock %}"""
 
 
 def write_report(
@@ -88,15 +66,15 @@ def write_report(
     settings = study.settings
     metrics, keys = settings.metrics, list(settings.space.parameters)
     names = short_names(keys).values()
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-    text = page.render(
+    text = render(
+        _PAGE,
         result=result,
         objectives=", ".join(f"{o.metric} {o.direction}d" for o in settings.objectives),
         counts=_counts(result),
         keys=[*metrics, *keys],
         chosen=_chosen(study, result),
         repeated=_repeated(result),
-        pictures={title: _as_data(file) for title, file in plots.items()},
+        pictures={title: data_uri(file.read_bytes(), "image/png") for title, file in plots.items()},
         header=["trial", "state", *metrics, *names, "epochs", "seconds", "remark"],
         rows=[_row(trial, study, result) for trial in study.trials()],
     )
@@ -162,7 +140,3 @@ def _row(trial: FrozenTrial, study: SweepStudy, result: SweepResult) -> dict[str
 
 def _shown(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _as_data(file: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from classifier.errors import ConfigError
+from classifier.masking import masked
 from classifier.tuning.distributions import parse_space
 from classifier.tuning.launching import LAUNCHERS
 from classifier.tuning.samplers import build_pruner, build_sampler, check_grid
@@ -147,12 +148,6 @@ def parse_settings(section: Mapping[str, Any], experiment: str) -> Settings:
 def parse_objectives(section: Mapping[str, Any]) -> tuple[Objective, ...]:
     """The metrics and directions of the section, as far as they can be read."""
     return _Section(section).objectives()
-
-
-def masked(url: str) -> str:
-    """A storage URL without its password: for everything that is shown or written."""
-    hidden = re.sub(r"(://[^:/@]*:)(?!\$\{\w+\}@).*@", r"\1***@", url)
-    return re.sub(r"(?i)(password=)(?!\$\{\w+\})[^&]*", r"\1***", hidden)
 
 
 def shown(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from classifier.errors import ConfigError, RunError
-from classifier.tuning.settings import masked
+from classifier.masking import masked
 from classifier.tuning.trials import DRIVER
 
 log = logging.getLogger(__name__)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,22 +13,19 @@ from typing import Any
 import optuna
 
 from classifier.errors import ConfigError, Interrupted, RunError
-from classifier.runs import ERROR, RUNS, slug
+from classifier.runs import RUNS, slug
 from classifier.terminal import Log, show
 from classifier.trees import lookup
 from classifier.tuning.confirming import CANDIDATE, SEED, judge, plan, values_by_seed
 from classifier.tuning.devices import pool_of, showing
 from classifier.tuning.driver import Driver
 from classifier.tuning.ending import Ending
-from classifier.tuning.following import tail
 from classifier.tuning.launching import (
     Launcher,
     Program,
-    kill,
     launcher_of,
     open_standard_files,
     start_launcher,
-    write_config,
 )
 from classifier.tuning.settings import Settings, parse_settings
 from classifier.tuning.storage import Storage, sqlalchemy_url
@@ -47,11 +41,10 @@ from classifier.tuning.summary import (
     write_result,
     write_trials,
 )
+from classifier.tuning.surveying import survey
 from classifier.tuning.trials import DEFAULT, OUTSIDE
 
 log = logging.getLogger(__name__)
-
-_POLL_SECONDS = 0.02
 
 
 def sweep(
@@ -84,7 +77,8 @@ def sweep(
         with ending.obeying():
             _check_comparable(tree)
             launcher = start_launcher(section.get("launcher"), program, preload)
-            facts = _survey({**tree, "optuna": section}, launcher, ending)
+            environment = _first_device(section.get("devices"))
+            facts = survey({**tree, "optuna": section}, launcher, ending, environment)
             settings = parse_settings(section, experiment)
             launcher = launcher_of(facts["num_devices"], settings.launcher, launcher)
             devices = pool_of(settings.devices)
@@ -116,31 +110,6 @@ def _check_comparable(tree: Mapping[str, Any]) -> None:
             "seed_everything", "trials can only be compared with one seed", got=True,
             remedy="Write a number",
         )  # fmt: skip
-
-
-def _survey(tree: Mapping[str, Any], launcher: Launcher, ending: Ending) -> dict[str, Any]:
-    """Check everything in a process that is gone afterwards, with what it took of a GPU."""
-    folder = Path(tempfile.mkdtemp(prefix="sweep-"))
-    try:
-        file = folder / "config.yaml"
-        write_config(file, tree)
-        environment = _first_device(tree["optuna"].get("devices"))
-        child = launcher.start(["--check", "--config", str(file)], folder, environment)
-        try:
-            while (code := child.poll()) is None:
-                if ending.signum is not None:
-                    raise Interrupted(ending.signum)
-                time.sleep(_POLL_SECONDS)
-        finally:
-            kill(child)
-        if code == 0:
-            facts: dict[str, Any] = json.loads((folder / "survey.json").read_text())
-            return facts
-        if code == 2 and (folder / ERROR).is_file():
-            raise ConfigError.worded((folder / ERROR).read_text(encoding="utf-8"))
-        raise RunError(f"the check of the configuration ended with {code}:\n{tail(folder)}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _first_device(devices: Any) -> dict[str, str]:

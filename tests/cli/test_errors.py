@@ -238,7 +238,7 @@ def test_mistake_is_told_in_one_message(
 
 FILES: list[tuple[str, str]] = [
     ("model: {}\nlr: 1\n", "bad.yaml: lr: unknown key. The top-level keys are seed_everything, "
-     "ckpt_path, custom_folder_name, only_weights_load, model, data, trainer, optuna."),
+     "ckpt_path, custom_folder_name, only_weights_load, model, data, trainer, evaluation, optuna."),
     ("trainer:\n  lr: 1\n  lr: 2\n", "bad.yaml: line 3: the key 'lr' stands twice, first in line 2."),
     ("a: [1,\nb: 2\n", "bad.yaml line 3, column 1: not valid YAML: expected ',' or ']', but got '<stream end>'."),
     ("choices: [on, off, no]\n", "bad.yaml: line 1: 'on' may mean a word or a truth value; quote it "

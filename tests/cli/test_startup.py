@@ -36,6 +36,7 @@ def run(words: list[str], folder: Path, script: str = SCRIPT) -> subprocess.Comp
         ("modle: {}\n", ["--config", "x.yaml"], 2),
         ("", ["--config", "gone.yaml"], 2),
         ("", ["--test"], 2),
+        ("model: {}\n", ["--config", "x.yaml", "--folds", "3", "--ckpt_path", "gone"], 2),
     ],
 )
 def test_answer_without_torch(tmp_path: Path, text: str, words: list[str], code: int) -> None:

@@ -81,6 +81,7 @@ def test_saved_config_holds_no_mode_flags_and_no_checkpoint(train: Any) -> None:
     assert set(saved) == {
         "seed_everything", "trainer", "model", "data", "custom_folder_name", "ckpt_path",
         "only_weights_load",
+        "evaluation",
     }  # fmt: skip
     assert saved["ckpt_path"] is None
 
@@ -260,6 +261,7 @@ def test_shipped_config_trains(
     source = Path(str(request.config.rootpath)) / file
     small = dict.fromkeys(("quickstart", "folder", "sweep"), "timm/test_resnet")
     sweep = ["--optuna.n_trials", "2", "--optuna.confirm", "null"]
+    test = ["--data.init_args.dataset_classes.test.init_args.root", str(images / "test")]
     model = small.get(file.stem) or str(_small_vit(workplace, 224))
     result = main(
         [
@@ -268,6 +270,7 @@ def test_shipped_config_trains(
             "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2",
             "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "8",
             *(sweep if file.stem == "sweep" else []),
+            *(test if file.stem == "quickstart" else []),
         ]
     )  # fmt: skip
     assert result is not None and result.status == "completed"

@@ -114,7 +114,7 @@ def test_folds_are_disjoint_and_cover_all() -> None:
         ({"fold": 2}, f"{DATA}.fold: must be from 0 to folds - 1, got 2. Add folds: 5."),
         ({"folds": 5, "fold": 5}, f"{DATA}.fold: must be from 0 to folds - 1, got 5."),
         ({"folds": 1}, f"{DATA}.folds: must be at least 2, got 1."),
-        ({"folds": 99}, f"{DATA}.folds: the data cannot be divided so"),
+        ({"folds": 99}, f"{DATA}.folds: too few images of a: 10, and of 1 other class, got 99. Write at most 10."),
         ({"test_fraction": 1.0}, f"{DATA}.test_fraction: must be in [0, 1), got 1.0."),
         ({"test_fraction": 0.9}, f"{DATA}.test_fraction: leaves nothing to train on beside val_fraction (0.2)"),
         ({"group_pattern": "("}, f"{DATA}.group_pattern: is no regular expression"),

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedKFold
 
 from classifier.data.splitting import (
     balanced_part,
@@ -151,3 +152,81 @@ def test_part_is_as_even_as_the_classes_allow(targets: list[int], most: int, see
     full = max(counts.values())
     for target, number in all_of.items():
         assert counts[target] >= min(number, full - 1)
+
+
+fold_numbers = st.integers(2, 6)
+
+
+@given(st.lists(st.integers(6, 30), min_size=1, max_size=5), fold_numbers, st.integers(0, 99))
+def test_folds_are_a_partition_of_equal_class_counts_when_every_image_is_alone(
+    numbers: list[int], folds: int, seed: int
+) -> None:
+    targets = [target for target, number in enumerate(numbers) for _ in range(number)]
+    random.Random(seed).shuffle(targets)
+    parts = all_folds([(target,) for target in targets], names_of(targets), folds, seed)
+    for target in set(targets):
+        counts = [sum(targets[index] == target for index in part) for part in parts]
+        assert max(counts) - min(counts) <= 1
+    reference = StratifiedKFold(folds, shuffle=True, random_state=seed).split(targets, targets)
+    assert parts == [sorted(held) for _, held in reference]
+
+
+@settings(max_examples=30)
+@given(grouped, fold_numbers, st.integers(0, 99))
+def test_folds_are_a_partition_of_whole_groups_when_there_are_groups(
+    drawn: list[tuple[int, int]], folds: int, seed: int
+) -> None:
+    # Of every class an image in six groups at least.
+    samples = drawn + [(target, 20 + group) for target in range(4) for group in range(6)]
+    groups = [f"g{group}" for _, group in samples]
+    parts = all_folds([(target,) for target, _ in samples], groups, folds, seed)
+    for group in set(groups):
+        held = [index for index, own in enumerate(groups) if own == group]
+        assert sum(not set(held).isdisjoint(part) for part in parts) == 1
+
+
+several = st.lists(
+    st.tuples(st.sets(st.integers(0, 5), max_size=4), st.integers(0, 40)), min_size=1, max_size=80
+)
+
+
+@given(several, fold_numbers, st.integers(0, 99))
+def test_folds_are_a_partition_of_whole_groups_when_an_image_has_several_classes(
+    samples: list[tuple[set[int], int]], folds: int, seed: int
+) -> None:
+    classes = [tuple(sorted(own)) for own, _ in samples]
+    groups = [f"g{group}" for _, group in samples]
+    if len(set(groups)) < folds:
+        with pytest.raises(ValueError, match="groups are fewer than"):
+            fold_of(classes, groups, folds, 0, seed)
+        return
+    parts = all_folds(classes, groups, folds, seed)
+    for group in set(groups):
+        held = [index for index, own in enumerate(groups) if own == group]
+        assert sum(not set(held).isdisjoint(part) for part in parts) == 1
+
+
+def test_folds_have_their_share_of_every_class_when_no_two_images_have_the_same_classes() -> None:
+    # As many combinations as images: strata of combinations would all have one member.
+    rng = random.Random(3)
+    drawn = {tuple(sorted(rng.sample(range(12), rng.randint(1, 4)))) for _ in range(300)}
+    classes = sorted(drawn)
+    parts = all_folds(classes, [str(index) for index in range(len(classes))], 5, 0)
+    totals = Counter(name for own in classes for name in own)
+    for part in parts:
+        counts = Counter(name for index in part for name in classes[index])
+        assert all(abs(counts[name] - number / 5) < 2 for name, number in totals.items())
+        assert abs(len(part) - len(classes) / 5) < 4
+
+
+def all_folds(
+    classes: Sequence[tuple[int, ...]], groups: Sequence[str], folds: int, seed: int
+) -> list[list[int]]:
+    """The parts held out by every fold, which are a partition."""
+    parts = []
+    for fold in range(folds):
+        kept, held = fold_of(classes, groups, folds, fold, seed)
+        assert sorted([*kept, *held]) == list(range(len(classes)))
+        parts.append(held)
+    assert sorted(index for part in parts for index in part) == list(range(len(classes)))
+    return parts

@@ -1,0 +1,157 @@
+"""The report of a training, of --val and of --test."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sklearn.metrics import accuracy_score, f1_score
+
+from classifier.entry import main
+from classifier.errors import ConfigError
+from classifier.runs import Result
+from tests.conftest import configuration, write_classes
+
+FILES = {
+    "metrics.json", "per_class.csv", "confusion.csv", "most_confused.csv", "errors.csv",
+    "reliability.csv", "coverage.csv", "index.html", "confusion.png", "reliability.png",
+}  # fmt: skip
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of four epochs with its report, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("reported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        root = folder / "images"
+        write_classes(root / "train", 10)
+        write_classes(root / "test", 4, seed=5000)
+        content = configuration(root, max_epochs=2)
+        content["evaluation"] = {"report": True}
+        (folder / "cfg.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        result = main(["--config", "cfg.yaml"])
+        assert result is not None
+        return folder / result.output_dir
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return content
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    content = json.loads((folder / "metrics.json").read_text())
+    return {name: found["value"] for name, found in content["estimates"].items()}
+
+
+def test_training_reports_on_test_and_on_validation(reported: Path) -> None:
+    assert {file.name for file in (reported / "report").iterdir()} >= FILES
+    assert {file.name for file in (reported / "report/validation").iterdir()} >= FILES
+    assert len(rows_of(reported / "predictions.csv")) == 12
+    assert len(rows_of(reported / "report/validation/predictions.csv")) == 6
+    result = result_of(reported)
+    assert result["report"] == "report/index.html"
+    assert list(result["evaluated"]) == ["validation", "test"]
+    for stage, folder in (
+        ("test", reported / "report"),
+        ("validation", reported / "report/validation"),
+    ):
+        found = figures_of(folder)
+        assert {name: result["evaluated"][stage][name] for name in found} == found
+        assert "95 % interval" in result["verdicts"][stage]
+
+
+def test_figures_are_those_of_the_saved_predictions(reported: Path) -> None:
+    rows = rows_of(reported / "predictions.csv")
+    truth, decided = ([row[name] for row in rows] for name in ("target", "index"))
+    found = figures_of(reported / "report")
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, decided))
+    assert found["f1_score"] == pytest.approx(f1_score(truth, decided, average="macro"))
+    errors = rows_of(reported / "report/errors.csv")
+    assert {row["path"] for row in errors} == {r["path"] for r in rows if r["correct"] == "False"}
+
+
+def test_report_is_of_the_checkpoint_that_the_folder_stands_for(reported: Path) -> None:
+    result = result_of(reported)
+    best, found = result["best_metrics"], result["evaluated"]["validation"]
+    for name in ("accuracy", "f1_score", "precision", "recall"):
+        assert found[name] == pytest.approx(best[f"validation_{name}"], abs=1e-6), name
+    assert found["log_loss"] == pytest.approx(best["validation_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("mode, folder", [("--val", "report/validation"), ("--test", "report")])
+def test_evaluation_of_the_checkpoint_comes_to_the_same(
+    reported: Path, mode: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(reported.parents[2])
+    result = main([mode, "--ckpt_path", str(reported)])
+    assert result is not None and result.report == "report/index.html"
+    again = Path(result.output_dir)
+    assert {file.name for file in (again / "report").iterdir()} >= FILES
+    assert figures_of(again / "report") == pytest.approx(figures_of(reported / folder), abs=1e-6)
+    before = reported if mode == "--test" else reported / folder
+    assert (again / "predictions.csv").read_text() == (before / "predictions.csv").read_text()
+
+
+def test_training_without_test_images_reports_on_validation(
+    config: dict[str, Any], save: Any, workplace: Path
+) -> None:
+    del config["data"]["init_args"]["dataset_classes"]["test"]
+    config["evaluation"] = {"report": True}
+    result = main(["--config", save(config), "--trainer.max_epochs", "1"])
+    assert result is not None and list(result.evaluated) == ["validation"]
+    assert len(rows_of(Path(result.output_dir, "predictions.csv"))) == 6
+    assert not Path(result.output_dir, "report/validation").exists()
+
+
+def test_report_from_frozen_features_is_that_of_the_images(
+    config: dict[str, Any], save: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config["model"]["init_args"]["freeze_encoder"] = True
+    config["data"]["init_args"]["augmentations"]["train"].pop()  # the flip
+    config["evaluation"] = {"report": True}
+    words = ["--config", save(config), "--trainer.max_epochs", "2"]
+    cached, images = main(words), main([*words, "--data.init_args.cache_features", "false"])
+    assert cached is not None and images is not None
+    for stage in ("validation", "test"):
+        assert cached.evaluated[stage] == pytest.approx(images.evaluated[stage], abs=1e-4)
+
+
+def test_missing_test_folder_is_told_before_the_training(
+    config: dict[str, Any], save: Any, workplace: Path
+) -> None:
+    config["data"]["init_args"]["dataset_classes"]["test"]["init_args"]["root"] = "nowhere"
+    config["evaluation"] = {"report": True}
+    with pytest.raises(ConfigError, match=r"dataset_classes\.test"):
+        main(["--config", save(config)])
+    assert not (workplace / "runs").exists()
+
+
+def test_unreadable_test_image_costs_the_report_and_not_the_training(
+    config: dict[str, Any], save: Any, images: Path, workplace: Path
+) -> None:
+    from classifier.errors import RunError
+
+    next((images / "test").rglob("*.png")).write_bytes(b"no image")
+    config["evaluation"] = {"report": True}
+    with pytest.raises(RunError, match=r"the training is complete, and .*best\.ckpt holds it"):
+        main(["--config", save(config), "--trainer.max_epochs", "1"])
+    run = next((workplace / "runs/colours").iterdir())
+    assert (run / "checkpoints/best.ckpt").is_file()
+    assert result_of(run)["best_score"] is not None
+
+
+def test_report_can_be_left_out(train: Any) -> None:
+    result: Result = train("--evaluation.report", "false")
+    assert result.report is None
+    assert not Path(result.output_dir, "report").exists()
