@@ -51,7 +51,7 @@ def our_way(images: Path, recipe: str, seed: int) -> tuple[float, str]:
         "--seed_everything",
         str(seed),
     ]
-    words += ["--custom_folder_name", name]
+    words += ["--custom_folder_name", name, "--evaluation.report", "false"]
     for stage in ("train", "test"):
         key = f"--data.init_args.dataset_classes.{stage}.init_args.root"
         words += [key, str(images / stage)]

@@ -1,13 +1,15 @@
 """A frozen encoder that runs once for each image, beside one that runs every epoch.
 
     python benchmarks/frozen.py epochs --images FOLDER [--epochs 10] [--rounds 3] [--bf16]
+                                       [--freeze true 0.5] [--from_files]
     python benchmarks/frozen.py sweep  --images FOLDER [--trials 20] [--uncached_trials 4]
 
 FOLDER holds one sub-folder per class. resnet18 at 128 pixels, fully and half frozen. `epochs`: the
 whole training by `main()` in a process that has everything imported, decoded images kept on disk
 beforehand, features filled anew in every round; beside it a plain PyTorch loop over the same timm
 model in channels_last with its images in RAM, without validation; `--bf16` is all of that in mixed
-precision. `sweep`: a search over the head's learning rate,
+precision. With `--from_files` nothing decoded is kept: without features every epoch decodes, as it
+does by default; there is no plain loop then. `sweep`: a search over the head's learning rate,
 with an empty feature cache at its start, and without one.
 """
 
@@ -36,6 +38,9 @@ WORK = Path("runs/benchmark_frozen")
 CACHE = WORK / "cache"
 
 
+FROM_FILES = False
+
+
 def configuration(
     images: Path, epochs: int, freeze: bool | float, bf16: bool = False
 ) -> dict[str, Any]:
@@ -55,14 +60,15 @@ def configuration(
             "class_path": "classifier.ImageDataModule",
             "init_args": {
                 "dataset_classes": {"train": folder}, "batch_size": BATCH, "num_workers": 0,
-                "create_dataset": True, "cache_dir": str(CACHE), "val_fraction": 0.1,
+                "create_dataset": not FROM_FILES, "cache_dir": str(CACHE), "val_fraction": 0.1,
                 "augmentations": {"train": [resize], "val": [resize]},
             },
         },
         "trainer": {
             "max_epochs": epochs, "accelerator": "cpu", "devices": 1,
-            "precision": "bf16-mixed" if bf16 else "32-true",
+            "precision": "bf16-mixed" if bf16 else "32-true", "logger": False,
         },
+        "evaluation": {"report": False},
     }  # fmt: skip
 
 
@@ -117,19 +123,23 @@ def plain_loop(images: torch.Tensor, epochs: int, freeze: bool | float, bf16: bo
     return time.perf_counter() - started
 
 
-def compare_epochs(images: Path, epochs: int, rounds: int, bf16: bool) -> None:
+def compare_epochs(
+    images: Path, epochs: int, rounds: int, bf16: bool, fractions: list[bool | float]
+) -> None:
     """Print a table of both ways and the plain loop, for a fully and a half frozen encoder."""
     number = sum(path.is_file() for path in images.rglob("*"))
     pixels = torch.randint(0, 256, (round(0.9 * number), 3, SIZE, SIZE), dtype=torch.uint8)
     command(configuration(images, 1, True), "--data.cache_features", "false")  # decodes
     print(f"| {number} images, {epochs} epochs (n = {rounds}) | seconds | span | x kept |")
     print("|---|---|---|---|")
-    for freeze in (True, 0.5):
+    for freeze in fractions:
         ways: dict[str, Callable[[], float]] = {
             "features kept, filling included": lambda f=freeze: kept(images, epochs, f, bf16),
             "every epoch": lambda f=freeze: every_epoch(images, epochs, f, bf16),
             "plain loop, training only": lambda f=freeze: plain_loop(pixels, epochs, f, bf16),
         }
+        if FROM_FILES:
+            del ways["plain loop, training only"]
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
@@ -162,17 +172,26 @@ def compare_sweeps(images: Path, epochs: int, trials: int, uncached_trials: int)
         print(f"| {name} | {number} | {seconds:.1f} | {seconds / number:.2f} |", flush=True)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["epochs", "sweep"])
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--freeze", nargs="+", default=["true", "0.5"])
+    parser.add_argument("--from_files", action="store_true")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--uncached_trials", type=int, default=4)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = arguments()
+    FROM_FILES = given.from_files
     if given.what == "epochs":
-        compare_epochs(given.images, given.epochs, given.rounds, given.bf16)
+        fractions = [word == "true" or float(word) for word in given.freeze]
+        compare_epochs(given.images, given.epochs, given.rounds, given.bf16, fractions)
     else:
         compare_sweeps(given.images, given.epochs, given.trials, given.uncached_trials)

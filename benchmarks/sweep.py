@@ -57,7 +57,8 @@ def configuration(root: Path) -> dict[str, Any]:
                 "augmentations": {"train": [resize], "val": [resize]},
             },
         },
-        "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "logger": False},
+        "evaluation": {"report": False},
     }
 
 

@@ -196,7 +196,7 @@ def our_images_a_second(images: Path, epochs: int) -> float:
         },
         "trainer": {
             "max_epochs": epochs, "accelerator": "cpu", "devices": 1, "precision": "bf16-mixed",
-            "enable_checkpointing": False,
+            "enable_checkpointing": False, "logger": False,
         },
     }  # fmt: skip
     errors = io.StringIO()

@@ -42,6 +42,7 @@ class Assembled:
         experiment: Name of the experiment.
         checkpoint: What is resumed, taken weights from, or evaluated; None without one.
         checkpoint_file: Where it lies.
+        goes_on: It was found as the newest unfinished run, whatever of that is missing.
     """
 
     config: dict[str, Any]
@@ -49,6 +50,7 @@ class Assembled:
     experiment: str
     checkpoint: dict[str, Any] | None
     checkpoint_file: Path | None
+    goes_on: bool = False
 
 
 def assemble(command: Command, layers: list[dict[str, Any]], experiment: str) -> Assembled:
@@ -88,7 +90,8 @@ def assemble(command: Command, layers: list[dict[str, Any]], experiment: str) ->
     if any(key.startswith("optuna.") for key, _ in words) and not sweep.get("tune"):
         log.warning("optuna.tune is not true: one training, no sweep")
     _complete(config, experiment, file)
-    return Assembled(config, sweep, experiment, checkpoint, file)
+    last = (command.ckpt_path or top.get("ckpt_path")) == "last"
+    return Assembled(config, sweep, experiment, checkpoint, file, last and file is not None)
 
 
 def _find_checkpoint(command: Command, top: Mapping[str, Any], experiment: str) -> Path | None:

@@ -16,7 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from classifier.errors import ConfigError, RunError
 from classifier.files import link_or_copy, replacing
-from classifier.runs import BEST
+from classifier.runs import BEST, LAST
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +203,17 @@ def carry_over(checkpoint: dict[str, Any], old: Path, new: Path) -> None:
         for file in names | ({BEST} if (old / BEST).is_file() else set()):
             link_or_copy(old / file, new / file)
         _relocate(state, new)
+
+
+def keep_last(resumed: Path, folder: Path) -> None:
+    """Have a last.ckpt also where a resumed training had no epoch left to train.
+
+    Args:
+        resumed: The checkpoint that it went on from.
+        folder: Its own checkpoints.
+    """
+    if not (folder / LAST).is_file():
+        link_or_copy(resumed, folder / LAST)
 
 
 def _relocate(state: dict[str, Any], new: Path) -> None:

@@ -76,7 +76,8 @@ class ClassifierCLI(LightningCLI):
         except ArgumentError as error:
             raise explain_parsing(str(error), args) from error
         self._keep_whole_numbers(args)
-        self.evaluation = EvaluationSettings(**self.config[SECTION].as_dict())
+        section = self.config[SECTION]  # empty where all of its lines are comments
+        self.evaluation = EvaluationSettings(**(section.as_dict() if section else {}))
 
     def _keep_whole_numbers(self, given: dict[str, Any]) -> None:
         """Give back the int of a key that takes ints and floats: 1 batch is not 100 % of them.

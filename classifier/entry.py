@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from classifier.arguments import Command, parse
 from classifier.config import assembled, read_config, tunes
-from classifier.errors import ConfigError, Interrupted, RunError
+from classifier.errors import ConfigError, Interrupted, RunError, full_disk
 from classifier.files import write_text
 from classifier.manual import HELP
 from classifier.ranks import started_by_first
@@ -115,7 +115,11 @@ def console(args: Sequence[str] | None = None) -> int:
         return 128 + error.signum
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
+    except OSError as error:
+        if (full := full_disk(error)) is not None:
+            return _say(full, 1)
+        if not isinstance(error, BrokenPipeError):
+            raise
         # Whoever read the answer has heard enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

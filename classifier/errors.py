@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _NOTHING = object()
 _LONGEST_VALUE = 120
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def closest(name: str, options: Iterable[str]) -> str | None:
@@ -116,3 +118,15 @@ def reason_of(error: BaseException, most: int = 1000) -> str:
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def full_disk(error: BaseException) -> RunError | None:
+    """What to say of a disk that takes nothing more; None of any other error.
+
+    Args:
+        error: Of any kind.
+    """
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return RunError(f"{where}{error.strerror}. Free disk space; what was written before is whole")

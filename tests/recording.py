@@ -61,3 +61,16 @@ class MLFlowLogger(RecordingLogger):
 
     def log_image(self, run_id: str, image: Any, artifact_file: str) -> None:
         self.pictures[run_id, artifact_file] = image
+
+
+SECRETS = {
+    "api_key": "hunter2 correct, horse", "passwd": "hunter2\n\nhunter2", "password": 47114711,
+    "url": "postgresql://joe:p@hunter2@host/db",
+}  # fmt: skip
+
+
+class SecretLogger(RecordingLogger):
+    """A logger that reports to a service: its arguments are what nobody else may read."""
+
+    def __init__(self, api_key: str, passwd: str, password: int | str, url: str) -> None:
+        super().__init__()

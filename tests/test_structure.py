@@ -28,12 +28,13 @@ FLOORS = [
     ["classifier.model", "classifier.data", "classifier.checkpoints"],
     ["classifier.runs", "classifier.ranks", "classifier.rank_launcher"],
     ["classifier.arguments", "classifier.manual"],
+    ["classifier.masking"],
     ["classifier.importing", "classifier.preprocessing", "classifier.config"],
     [
         "classifier.files",
-        "classifier.masking",
         "classifier.page",
         "classifier.signals",
+        "classifier.spreadsheets",
         "classifier.trees",
     ],
     ["classifier.errors"],
@@ -95,7 +96,8 @@ DRAWN = {
     "arguments": "shared", "manual": "shared", "warm": "entry", "assembly": "cli", "explain": "cli",
     "checkpoints": "runs", "ranks": "runs", "rank_launcher": "runs", "terminal": "runs",
     "config": "shared", "errors": "shared", "files": "shared", "importing": "shared",
-    "masking": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared", "trees": "shared",
+    "masking": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared",
+    "spreadsheets": "shared", "trees": "shared",
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -30,6 +29,7 @@ from classifier.callbacks.prediction_rows import (
 from classifier.errors import ConfigError
 from classifier.evaluation.settings import SECTION
 from classifier.files import replacing, replacing_folder
+from classifier.spreadsheets import csv_rows, safe_label, safe_path
 
 SEPARATOR = "|"  # between the labels of an image
 CSV, PARQUET, JSON = "csv", "parquet", "json"
@@ -39,8 +39,6 @@ FOLDER = "predictions"  # of the JSON files
 _GROUP_CELLS, _GROUP_ROWS = 4_000_000, 20_000
 _CONVERTED_ROWS = 256
 _LONGEST_NAME = 240  # bytes; file systems take 255, and a suffix follows
-_FORMULA = re.compile(r"^[=+\-@\t\r]")
-_NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
 
 Write = Callable[[Row], None]
 
@@ -77,17 +75,12 @@ def csv_table(file: Path, layout: Layout) -> Iterator[Write]:
     """
     columns = columns_of(layout)
     texts = [_text_of(column) for column in columns]
-    # Names that are no valid UTF-8 keep their bytes.
-    with (
-        replacing(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerow([column.name for column in columns])
+    with csv_rows(file) as write_cells:
+        write_cells([column.name for column in columns])
 
         def write(row: Row) -> None:
             cells = zip(texts, cells_of(row, layout), strict=True)
-            writer.writerow(["" if value is None else text(value) for text, value in cells])
+            write_cells(["" if value is None else text(value) for text, value in cells])
 
         yield write
 
@@ -99,20 +92,6 @@ def _text_of(column: Column) -> Callable[[Any], str]:
     return lambda values: SEPARATOR.join(map(one, values))
 
 
-def safe_path(path: str) -> str:
-    """A path that no spreadsheet takes for a formula, and that still leads to the file.
-
-    Args:
-        path: Of an image.
-    """
-    return f"./{path}" if _FORMULA.match(path) else path
-
-
-def _safe_label(label: str) -> str:
-    """A label that no spreadsheet takes for a formula; numbers stay as they are."""
-    return f"'{label}" if _FORMULA.match(label) and not _NUMBER.match(label) else label
-
-
 def _score(value: float) -> str:
     return f"{value:.8g}" if math.isfinite(value) else "nan"
 
@@ -122,7 +101,7 @@ def _one_line(text: str) -> str:
 
 
 _TEXTS: dict[str, Callable[[Any], str]] = {
-    PATH: safe_path, LABEL: _safe_label, INDEX: str, SCORE: _score, ERROR: _one_line, FLAG: str,
+    PATH: safe_path, LABEL: safe_label, INDEX: str, SCORE: _score, ERROR: _one_line, FLAG: str,
 }  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class Row:
             sure = min(max(score, 1.0 - score) for score in scores)
         else:
             sure = scores[self.answer.chosen[0]]
-        return sure < layout.abstain_below
+        return not sure >= layout.abstain_below  # nor is what is not a number
 
     def correct(self) -> bool | None:
         """Whether the answer is the truth; None where one of the two is not known."""

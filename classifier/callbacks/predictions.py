@@ -50,6 +50,7 @@ class PredictionsWriter(Callback):
         self.file = folder / TABLES[self.settings.format]
         self.num_rows = 0
         self.num_undecided = 0
+        self.num_not_numbers = 0
         self.failed: list[str] = []
         self._open = ExitStack()
         self._writes: list[Write] = []
@@ -80,6 +81,7 @@ class PredictionsWriter(Callback):
 
     def _write(self, batch: Any, probabilities: Tensor) -> None:
         rows = probabilities.float().cpu()
+        self.num_not_numbers += int((~rows.isfinite()).any(dim=1).sum())
         # A model of the user's own may decide nothing: then the likeliest class is the answer.
         decide = getattr(self._model, "decisions", None)
         decided = [None] * len(rows) if decide is None else decide(rows).tolist()

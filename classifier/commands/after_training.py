@@ -17,7 +17,7 @@ from classifier.callbacks.prediction_files import TABLES
 from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import RunRecorder
 from classifier.checkpoints import load_checkpoint
-from classifier.commands.calibrate import calibrate
+from classifier.commands.calibrate import calibrate, forget_calibration
 from classifier.commands.job import Job
 from classifier.commands.predicting import check_predicting, with_views
 from classifier.commands.prepare import Prepared
@@ -98,9 +98,10 @@ def report_on_training(
             judged.insert(0, evaluation)
             report_folder = folder / FOLDER if folder == run.folder else folder
             report_on(job, prepared.data, run, report_folder, judged, checkpoint)
-    except (ConfigError, RunError) as error:
+    except (ConfigError, RunError, OSError) as error:
         raise RunError(
-            f"the training is complete, and {checkpoint} holds it; its report is not: {error}"
+            f"the training is complete, and {checkpoint} holds it; its report is not: {error} "
+            "(ckpt_path: last goes on with it)"
         ) from error
     run.result.predictions = TABLES[job.cli.evaluation.format]
     write_model_card(job, prepared.data, run, judged, checkpoint)
@@ -114,15 +115,18 @@ def calibrate_after_training(job: Job, prepared: Prepared, run: Run, recorder: R
     It stays in the checkpoint that the run folder stands for.
 
     Args:
-        job: Of the mode train; a trial of a sweep fits nothing.
+        job: Of the mode train.
         prepared: Its objects, after the training.
         run: The run folder.
         recorder: Obeys signals.
     """
     settings = job.cli.evaluation
     asked = settings.calibrate is not None or settings.tune_thresholds is not None
-    passing = prepared.arguments["fast_dev_run"] or trial_folder() is not None
-    if not asked or passing or not run.writes:
+    if prepared.arguments["fast_dev_run"] or not run.writes:
+        return
+    if not asked:
+        if recorder.resumed_from is not None and isinstance(prepared.model, ImageClassifier):
+            forget_calibration(run.checkpoints)
         return
     _leave_the_others()
     checkpoint, model = find_checkpoint(str(run.folder)), prepared.model
@@ -135,9 +139,10 @@ def calibrate_after_training(job: Job, prepared: Prepared, run: Run, recorder: R
         _predict(prepared, "validation", writer, recorder)
         predictions = read_predictions(writer.file, task_of(model), model.class_names)
         run.result.calibration = calibrate(checkpoint, predictions, settings)
-    except RunError as error:
+    except (RunError, OSError) as error:
         raise RunError(
-            f"the training is complete, and {checkpoint} holds it, uncalibrated: {error}"
+            f"the training is complete, and {checkpoint} holds it, uncalibrated: {error} "
+            "(ckpt_path: last goes on with it)"
         ) from error
     finally:
         shutil.rmtree(folder)

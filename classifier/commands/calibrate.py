@@ -28,6 +28,7 @@ from classifier.model.answers import Calibration
 from classifier.model.classifier import ImageClassifier
 from classifier.model.deferred import CHECKPOINT_KEY
 from classifier.model.per_class import shown_weights
+from classifier.runs import BEST, SOUP
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +91,6 @@ def _no_threshold(settings: EvaluationSettings, model: ImageClassifier) -> tuple
             "class wins",
             "Write null",
         )
-    if settings.positive_class not in (None, *names):
-        raise ConfigError(
-            f"{SECTION}.positive_class", "there is no such class", got=settings.positive_class,
-            remedy=f"The classes are {', '.join(names)}",
-            name=str(settings.positive_class), options=names,
-        )  # fmt: skip
     return None, ""
 
 
@@ -103,23 +98,45 @@ def _has_validation(data: Any) -> bool:
     return bool(getattr(data, "has_validation", lambda: True)())
 
 
-def tell_calibration(settings: EvaluationSettings, model: Any) -> None:
-    """Say in the log by what a checkpoint is calibrated, or that it is not though one asks for it.
+def settle_calibration(settings: EvaluationSettings, model: Any) -> None:
+    """Let a checkpoint be used as its training calibrated it, or without what is null today.
 
     Args:
-        settings: The section `evaluation`.
+        settings: The section `evaluation`; that of the training where today's command says nothing.
         model: With a checkpoint's weights.
     """
     if not isinstance(model, ImageClassifier):
         return
+    if settings.calibrate is None:
+        model.calibration = replace(model.calibration, temperature=1.0)
+    if settings.tune_thresholds is None:
+        model.calibration = replace(model.calibration, thresholds=None, positive=None)
     words = model.described_calibration()
     if words:
         log.info("by the validation images of the training: %s", words)
     elif settings.calibrate is not None or settings.tune_thresholds is not None:
-        log.info(
-            "this checkpoint has no temperature and no thresholds of its training: the best "
-            "checkpoint of a run gets them, when evaluation.calibrate or tune_thresholds is set"
+        log.warning(
+            "this checkpoint has no temperature and no thresholds: they are fitted at the end of a "
+            "training, for the checkpoint that its folder stands for"
         )
+
+
+def forget_calibration(folder: Path) -> None:
+    """Take out of a resumed training's checkpoints what the training before has fitted.
+
+    Args:
+        folder: Of the checkpoints, those that it took over among them.
+    """
+    for name in (SOUP, BEST):
+        file = folder / name
+        if not file.is_file():
+            continue
+        checkpoint = load_checkpoint(file)
+        entry = checkpoint.get(CHECKPOINT_KEY, {})
+        if Calibration.read(entry.get("calibration")) != Calibration():
+            entry["calibration"] = Calibration().plain()
+            WholeFileIO().save_checkpoint(checkpoint, file)
+            log.info("%s is of the training before: its calibration is left out", name)
 
 
 def calibrate(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from classifier.commands.compared_runs import KEY, common_stage, describe, find_candidates, task_of
+from classifier.commands.compared_runs import (
+    KEY,
+    common_stage,
+    describe,
+    figures_of,
+    find_candidates,
+)
 from classifier.errors import ConfigError
-from classifier.evaluation.candidate import Candidate
-from classifier.evaluation.comparison import Comparison, compare
-from classifier.evaluation.comparison_page import interval, page_of
-from classifier.evaluation.comparison_plots import draw_pictures
-from classifier.evaluation.comparison_tables import (
+from classifier.evaluation.comparison.candidate import Candidate
+from classifier.evaluation.comparison.page import interval, page_of
+from classifier.evaluation.comparison.plots import draw_pictures
+from classifier.evaluation.comparison.tables import (
     caution,
     config_rows,
     pair_rows,
@@ -20,6 +26,7 @@ from classifier.evaluation.comparison_tables import (
     verdicts,
     write_rows,
 )
+from classifier.evaluation.comparison.verdicts import Comparison, compare
 from classifier.evaluation.picture import write_pictures
 from classifier.evaluation.reading import read_predictions
 from classifier.evaluation.results import Predictions
@@ -32,7 +39,7 @@ def compare_runs(sources: Sequence[str], output: str | None, started: float) -> 
     """Compare runs on the images that all of them have.
 
     Args:
-        sources: Run folders, sweep folders or predictions.csv.
+        sources: Run folders, sweep folders or tables of predictions.
         output: Folder that the comparison goes to; None makes runs/compare/<time>/.
         started: time.time() at the start of the command.
 
@@ -63,10 +70,15 @@ def compare_runs(sources: Sequence[str], output: str | None, started: float) -> 
 
 def _read(candidate: Candidate, stage: str | None) -> Predictions:
     file = candidate.table(stage)
-    predictions = read_predictions(file, task_of(file))
+    predictions = read_predictions(file, figures_of(file).get("task"))
     if not len(predictions):
         raise ConfigError(KEY, f"no image of {file.as_posix()} was predicted", got=candidate.source)
-    return predictions
+    # Parquet has bytes that are no UTF-8 as escapes: tables of both formats are to meet.
+    paths = [
+        path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        for path in predictions.paths
+    ]
+    return replace(predictions, paths=paths)
 
 
 def _told(predictions: dict[str, Predictions], comparison: Comparison, stage: str | None) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from classifier.config import parse_yaml
+from classifier.config import read_config
 from classifier.errors import ConfigError, reason_of
-from classifier.evaluation.candidate import Candidate
-from classifier.evaluation.results import MULTICLASS, MULTILABEL
+from classifier.evaluation.comparison.candidate import Candidate
+from classifier.masking import without_secrets
 from classifier.runs import RUNS, find_checkpoint, slug
 
 KEY = "--compare"
-TABLE = "predictions.csv"
+TABLES = ("predictions.csv", "predictions.parquet")
 _RESULT, _FIGURES, _CONFIG, _HISTORY = "result.json", "metrics.json", "config.yaml", "metrics.csv"
 _STAGES = {"test": "test", "validate": "validation"}  # of a run by its mode
 
@@ -24,7 +24,7 @@ def find_candidates(sources: Sequence[str]) -> list[Candidate]:
     """Find the predictions of everything that is to be compared.
 
     Args:
-        sources: Run folders, sweep folders or predictions.csv.
+        sources: Run folders, sweep folders or tables of predictions.
 
     Raises:
         ConfigError: less than two, one twice, no such run, or one without predictions.
@@ -32,12 +32,12 @@ def find_candidates(sources: Sequence[str]) -> list[Candidate]:
     if len(sources) < 2:
         raise ConfigError(
             KEY, f"needs at least two runs, and has {len(sources) or 'none'}",
-            remedy="Write --compare RUN RUN, each a run folder, a sweep or a predictions.csv",
+            remedy="Write --compare RUN RUN, each a run folder, a sweep or a table of predictions",
         )  # fmt: skip
     seen: dict[Path, str] = {}
     for source in sources:
         place = Path(source).resolve()
-        place = place.parent if place.name == TABLE else place
+        place = place.parent if place.name in TABLES else place
         if place in seen:
             raise ConfigError(KEY, "the same run stands twice", got=source, remedy="Name it once")
         seen[place] = source
@@ -76,11 +76,12 @@ def _find(source: str) -> Candidate:
         near = sorted(item.name for item in path.parent.glob("*")) if path.parent.is_dir() else []
         raise ConfigError(
             KEY, "no such run", got=source, name=path.name, options=near,
-            remedy="Give a run folder, a sweep folder or a predictions.csv",
+            remedy="Give a run folder, a sweep folder or a table of predictions",
         )  # fmt: skip
     result = _read_json(path / _RESULT)
-    if not result and (path / TABLE).is_file():
-        return _of_table(source, path / TABLE)
+    alone = _table_in(path)
+    if not result and alone is not None:
+        return _of_table(source, alone)
     if not result:
         inside = sorted(file.parent.as_posix() for file in path.glob(f"*/{_RESULT}"))
         remedy = f"Give one of the runs in it: {', '.join(inside[-5:])}" if inside else (
@@ -95,10 +96,10 @@ def _find(source: str) -> Candidate:
 
 
 def _of_table(source: str, file: Path) -> Candidate:
-    """A predictions.csv, with the run that it lies in."""
-    if file.suffix != ".csv":
+    """A table of predictions, with the run that it lies in."""
+    if file.suffix not in (".csv", ".parquet"):
         raise ConfigError(
-            KEY, "is no run folder and no predictions.csv", got=source,
+            KEY, "is no run folder and no table of predictions", got=source,
             remedy="Give the run folder of a checkpoint, not its file",
         )  # fmt: skip
     folder = _home_of(file)
@@ -157,44 +158,21 @@ def _without_predictions(source: str, checkpoint: str) -> ConfigError:
 
 def _tables_in(folder: Path) -> dict[str | None, Path]:
     """Stage -> table of predictions, of a run folder."""
-    inner = [folder / TABLE, *(folder / "report" / stage / TABLE for stage in _STAGES.values())]
-    return {_stage_of(file): file for file in inner if file.is_file()}
+    inner = [folder, *(folder / "report" / stage for stage in _STAGES.values())]
+    found = [_table_in(place) for place in inner]
+    return {_stage_of(file): file for file in found if file is not None}
+
+
+def _table_in(folder: Path) -> Path | None:
+    """The table of predictions of a folder, of any format."""
+    files = (folder / name for name in TABLES)
+    return next((file for file in files if file.is_file()), None)
 
 
 def figures_of(file: Path) -> dict[str, Any]:
     """What report/metrics.json says of a table of predictions; nothing where there is none."""
     inside = file.parent.parent.name == "report"
     return _read_json(file.parent / ("" if inside else "report") / _FIGURES)
-
-
-def task_of(file: Path) -> str:
-    """Multiclass or multilabel: as the report says, else as the table looks.
-
-    Raises:
-        ConfigError: the table is no predictions.csv with truth.
-    """
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        rows = csv.DictReader(stream)
-        header = rows.fieldnames or []
-        lacking = [name for name in ("path", "index", "error", "target") if name not in header]
-        if lacking:
-            raise ConfigError(
-                KEY, f"{file.as_posix()} has no column {' and no '.join(lacking)}",
-                remedy="Give the predictions.csv of --test or --val; --predict knows no truth",
-            )  # fmt: skip
-        known = figures_of(file).get("task")
-        if known or "label_2" in header:  # images of several labels have no second best
-            return str(known or MULTICLASS)
-        several = any(_has_several(row) for row in rows if not row["error"])
-    return MULTILABEL if several else MULTICLASS
-
-
-def _has_several(row: Mapping[str, str]) -> bool:
-    """Whether a row can only be one of a table where images have any number of labels."""
-    if not row["index"].isdigit() or not row["target"].isdigit():
-        return True
-    total = sum(float(cell) for name, cell in row.items() if name.startswith("prob_"))
-    return abs(total - 1) > 1e-3
 
 
 def _stage_of(file: Path) -> str | None:
@@ -271,21 +249,36 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / _CONFIG
-    content = parse_yaml(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    return without_secrets(read_config(file)) if file.is_file() else {}
 
 
 def _read_history(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    remedy = "Repair it, or move it away: a run without it has no learning curves"
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(
+            file.as_posix(), f"is damaged: {reason_of(error)}", remedy=remedy
+        ) from error
+    for number, row in enumerate(rows, start=2):
+        for name, cell in row.items():
+            try:
+                float(cell or 0)
+            except (ValueError, TypeError) as error:  # a list of cells beyond the header
+                raise ConfigError(
+                    f"{file.as_posix()} row {number}", f"{name} must be a number", got=cell,
+                    remedy=remedy,
+                ) from error  # fmt: skip
+    return rows
 
 
 def _names(sources: Sequence[str]) -> list[str]:
     """The shortest beginnings of the paths, below what they share, that tell the runs apart."""
     paths = [Path(source).resolve().parts for source in sources]
-    paths = [parts[:-1] if parts[-1] == TABLE else parts for parts in paths]
+    paths = [parts[:-1] if parts[-1] in TABLES else parts for parts in paths]
     start = 0
     while all(len(parts) > start + 1 and parts[start] == paths[0][start] for parts in paths):
         start += 1

@@ -8,9 +8,10 @@ from typing import Any
 
 import lightning as L
 
+from classifier.callbacks.metrics import task_of
 from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import RunRecorder
-from classifier.commands.calibrate import tell_calibration
+from classifier.commands.calibrate import settle_calibration
 from classifier.commands.job import Job
 from classifier.commands.predicting import check_predicting, tell_predictions, with_views
 from classifier.commands.prepare import check_metrics
@@ -38,7 +39,9 @@ def evaluate(job: Job) -> Result:
     check_predicting(job.cli.evaluation, model)
     trainer = build_trainer(arguments, job.mode, None)
     restore(model, data, job.checkpoint)
-    tell_calibration(job.cli.evaluation, model)
+    settle_calibration(job.cli.evaluation, model)
+    if can_be_judged(model, data):
+        job.cli.evaluation.check_positive_class(task_of(model), model.class_names)  # type: ignore[arg-type]
     check_metrics(as_list(arguments.get("callbacks")), model)
     data.setup(job.mode)
     run = job.create_run(trainer=trainer, data=data)

@@ -12,7 +12,7 @@ from classifier.assembly import Assembled
 from classifier.cli import ClassifierCLI
 from classifier.commands.out_of_memory import out_of_memory
 from classifier.commands.receipt import STAGES, merged, receipt
-from classifier.errors import ConfigError, Interrupted, RunError
+from classifier.errors import ConfigError, Interrupted, RunError, full_disk
 from classifier.runs import Result, Run, create_run
 from classifier.terminal import Log, print_result, show, without_traceback
 
@@ -44,6 +44,7 @@ class Job:
         self.experiment = assembled.experiment
         self.checkpoint = assembled.checkpoint
         self.checkpoint_file = assembled.checkpoint_file
+        self.goes_on = assembled.goes_on
         self.only_weights = bool(cli.config["only_weights_load"])
         self.cli = cli
         self.started = started
@@ -114,6 +115,8 @@ class Job:
             raise
         except Exception as error:
             result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+            if (full := full_disk(error)) is not None:
+                raise full from error
             log.error("%s", traceback.format_exc())
             known = out_of_memory(error, getattr(data, "batch_size", None), result.mode)
             if known is None:

@@ -67,6 +67,11 @@ def tell_predictions(writer: PredictionsWriter, result: Result) -> None:
     result.num_images, result.num_errors = writer.num_rows, len(writer.failed)
     if writer.settings.abstain_below is not None:
         result.num_undecided = writer.num_undecided
+    if writer.num_not_numbers:
+        log.warning(
+            "the probabilities of %d of %d images are not numbers: the model has diverged",
+            writer.num_not_numbers, writer.num_rows,
+        )  # fmt: skip
     if writer.failed:
         log.warning(
             "%d of %d images could not be decoded: %s; the column error says why",

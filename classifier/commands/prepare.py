@@ -68,7 +68,8 @@ def prepare(job: Job, **overrides: Any) -> Prepared:
     model, data, arguments = job.cli.build()
     _take_no_weights_twice(job, model)
     arguments |= overrides
-    check_unfinished(job.resumed, arguments.get("max_epochs"))
+    if job.mode != "train" or not job.goes_on:  # of a run that broke off its report is missing
+        check_unfinished(job.resumed, arguments.get("max_epochs"))
     if job.resumed is not None:
         _keep_found(job, model, data, arguments, job.resumed)
     callbacks: list[Callback] = as_list(arguments.get("callbacks"))
@@ -81,6 +82,8 @@ def prepare(job: Job, **overrides: Any) -> Prepared:
     check_metrics(callbacks, model)
     if job.mode != "lr_find":
         check_calibration(job.cli.evaluation, data, model, arguments)
+        names = getattr(model, "class_names", None)
+        job.cli.evaluation.check_positive_class(task_of(model), names)
     if job.only_weights and job.checkpoint is not None:
         load_weights(model, job.checkpoint)
     return prepared

@@ -11,10 +11,11 @@ from typing import Any
 from classifier.checkpoints import CONFIG_KEY, FOLDER_KEY
 from classifier.commands.hub import TOKEN, access_token, check_name, commit, open_repository
 from classifier.commands.job import Job
+from classifier.config import read_config
 from classifier.errors import ConfigError
-from classifier.evaluation.card import CARD, make_card
-from classifier.evaluation.card_facts import CardFacts
-from classifier.evaluation.shareable import shareable
+from classifier.evaluation.card.facts import CardFacts
+from classifier.evaluation.card.writing import CARD, make_card
+from classifier.masking import shareable, shareable_yaml
 from classifier.runs import CHECKPOINTS, find_checkpoint
 from classifier.terminal import show
 
@@ -66,10 +67,10 @@ def _files(checkpoint: Mapping[str, Any], file: Path) -> Files:
     files: Files = {}
     card = folder / CARD
     files[CARD] = card if card.is_file() else _own_card(checkpoint, file, folder).encode()
-    for name in (_CONFIG, _RESULT):
-        if (folder / name).is_file():
-            text = (folder / name).read_text(encoding="utf-8")
-            files[name] = shareable(text).encode()
+    files[_CONFIG] = shareable_yaml(read_config(folder / _CONFIG)).encode()
+    if (folder / _RESULT).is_file():
+        result = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+        files[_RESULT] = (json.dumps(shareable(result), indent=2) + "\n").encode()
     files[file.relative_to(folder).as_posix()] = file
     for report in _REPORTS:
         found = [path for name in _REPORT for path in sorted((folder / report).glob(name))]
@@ -127,8 +128,8 @@ def _check_secret(token: str, checkpoint: Mapping[str, Any], files: Files) -> No
 
 def _tell_paths(checkpoint: Mapping[str, Any]) -> None:
     """Warn of what everybody will read in the checkpoint: it is uploaded as it is."""
-    places = [str(checkpoint.get(FOLDER_KEY, "")), repr(checkpoint[CONFIG_KEY])]
-    if any(shareable(place) != place for place in places):
+    told = [str(checkpoint.get(FOLDER_KEY, "")), checkpoint[CONFIG_KEY]]
+    if shareable(told) != told:
         log.warning(
             "everybody will be able to read in the checkpoint where it was trained (%s) and what "
             "its configuration says", checkpoint.get(FOLDER_KEY),

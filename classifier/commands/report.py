@@ -12,18 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.callbacks.metrics import task_of
-from classifier.callbacks.prediction_files import safe_path
 from classifier.callbacks.table import read_rows
 from classifier.commands.job import Job
 from classifier.data.decoding import BadImageError
-from classifier.evaluation.card import write_card
-from classifier.evaluation.card_facts import stage_facts
+from classifier.evaluation.card.facts import stage_facts
+from classifier.evaluation.card.writing import write_card
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.page import verdict
 from classifier.evaluation.reading import read_predictions
 from classifier.evaluation.report import FOLDER, write_report
 from classifier.evaluation.results import Evaluation
+from classifier.masking import shareable, shareable_yaml
 from classifier.runs import Run
+from classifier.spreadsheets import safe_path
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,16 @@ def judge(
     """
     settings = job.cli.evaluation
     predictions = read_predictions(table, task_of(model), model.class_names)
-    return evaluate(predictions, stage, settings.positive_class, fitted, settings.abstain_below)
+    calibration = getattr(model, "calibration", None)
+    if not fitted and calibration is not None and calibration.temperature != 1.0:
+        fitted = {"temperature": calibration.temperature}  # of the training, long ago
+    thresholds = getattr(model, "thresholds", None)
+    if calibration is not None and calibration.positive is not None:
+        thresholds = [None, None]
+        thresholds[calibration.positive] = calibration.thresholds[0]
+    return evaluate(
+        predictions, stage, settings.positive_class, fitted, settings.abstain_below, thresholds
+    )
 
 
 def report_on(
@@ -95,7 +105,7 @@ def report_on(
         _loader(data, about),
         history=read_rows(table) if table.is_file() else [],
         facts=_facts(job, data, run, checkpoint),
-        config_text=job.cli.dump(),
+        config_text=shareable_yaml(job.cli.plain()),
         title=job.experiment,
     )
     run.result.report = page.relative_to(run.folder).as_posix()
@@ -161,7 +171,7 @@ def _facts(job: Job, data: Any, run: Run, checkpoint: Path) -> dict[str, dict[st
         "data": {"images": data.summary()}
         if job.mode == "train" and hasattr(data, "summary")
         else {},
-        "run": {name: str(value) for name, value in facts.items() if value is not None},
+        "run": {name: shareable(str(value)) for name, value in facts.items() if value is not None},
         "environment": {
             "Python": environment["python"],
             "platform": environment["platform"],

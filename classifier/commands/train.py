@@ -16,6 +16,7 @@ from classifier.callbacks.finders import BATCH_SIZE
 from classifier.callbacks.loggers import default_loggers
 from classifier.callbacks.recorder import RunRecorder
 from classifier.callbacks.soup import GreedySoup
+from classifier.checkpoints import keep_last
 from classifier.commands.after_training import (
     calibrate_after_training,
     report_on_training,
@@ -115,6 +116,8 @@ def fit(
                 model, datamodule=data,
                 ckpt_path=None if source is None else str(source), weights_only=True,
             )  # fmt: skip
+        if source is not None and run.writes and run.checkpoints.is_dir():
+            keep_last(source, run.checkpoints)
     finally:
         collect(trainer, run)
     for soup in [c for c in trainer.callbacks if isinstance(c, GreedySoup)]:

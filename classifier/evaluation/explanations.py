@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +14,12 @@ from PIL import Image
 from classifier.evaluation.explanation_pictures import overlaid, panel, write_picture
 from classifier.files import replacing, write_text
 from classifier.page import data_uri, render
+from classifier.spreadsheets import safe_path, write_csv
 
 FOLDER = "explanations"
 TABLE = "explanations.csv"
 MAPS = "maps.npz"
 _COLUMNS = ("path", "truth", "label", "score", "loss", "file", "error")
-_FORMULA = re.compile(r"^[=+\-@\t\r]")
 
 _PAGE = """{% extends "shell" %}
 {% block title %}Explanations{% endblock %}
@@ -155,7 +153,7 @@ def write_explanations(found: Explanations, folder: Path) -> Path:
         _PAGE, title=found.title, facts=found.facts, items=shown, failed=found.failed,
         nothing=found.nothing,
     )  # fmt: skip
-    write_text(folder / "index.html", page)
+    write_text(folder / "index.html", _printable(page))
     return folder / "index.html"
 
 
@@ -176,7 +174,7 @@ def _caption(one: Explanation) -> list[str]:
 def _shown(one: Explanation, panels: Sequence[tuple[str, Image.Image]]) -> dict[str, object]:
     """An item as the page shows it: its panels apart, so that a narrow screen stacks them."""
     return {
-        "path": _printable(one.path), "truth": one.truth, "label": one.label, "score": one.score,
+        "path": one.path, "truth": one.truth, "label": one.label, "score": one.score,
         "loss": one.loss, "wrong": one.wrong,
         "panels": [(heading, _as_jpeg(picture)) for heading, picture in panels],
     }  # fmt: skip
@@ -188,36 +186,20 @@ def _as_jpeg(picture: Image.Image) -> str:
     return data_uri(stream.getvalue(), "image/jpeg")
 
 
-def _printable(path: str) -> str:
-    """Bytes of a name that are no UTF-8 as escapes: a page and a font know letters only."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+def _printable(text: str) -> str:
+    """Bytes of names that are no UTF-8 as escapes: a page knows letters only."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _write_table(found: Explanations, names: Sequence[str], file: Path) -> None:
-    with (
-        replacing(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerow(_COLUMNS)
-        for name, one in zip(names, found.items, strict=True):
-            loss = "" if one.loss is None else f"{one.loss:.8g}"
-            writer.writerow(
-                [_path_cell(one.path), _cell(one.truth or ""), _cell(one.label), one.score, loss,
-                 f"{FOLDER}/{name}", ""]
-            )  # fmt: skip
-        for path, reason in found.failed:
-            writer.writerow([_path_cell(path), "", "", "", "", "", " ".join(reason.split())])
-
-
-def _path_cell(path: str) -> str:
-    """A path that no spreadsheet takes for a formula, and that still leads to the file."""
-    return f"./{path}" if _FORMULA.match(path) else path
-
-
-def _cell(text: str) -> str:
-    """A class name that no spreadsheet takes for a formula."""
-    return f"'{text}" if _FORMULA.match(text) else text
+    rows: list[list[str]] = []
+    for name, one in zip(names, found.items, strict=True):
+        loss = "" if one.loss is None else f"{one.loss:.8g}"
+        path, truth = safe_path(one.path), one.truth or ""
+        rows.append([path, truth, one.label, one.score, loss, f"{FOLDER}/{name}", ""])
+    for path, reason in found.failed:
+        rows.append([safe_path(path), "", "", "", "", "", " ".join(reason.split())])
+    write_csv(file, _COLUMNS, rows)
 
 
 def _write_maps(items: Sequence[Explanation], names: Sequence[str], file: Path) -> None:

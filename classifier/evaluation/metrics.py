@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ def evaluate(
     positive_class: str | None = None,
     calibration: Mapping[str, Any] | None = None,
     abstain_below: float | None = None,
+    thresholds: Sequence[float | None] | None = None,
 ) -> Evaluation:
     """Judge predictions.
 
@@ -53,15 +54,23 @@ def evaluate(
         positive_class: Of two classes the one that scores are about; None is the second.
         calibration: What a calibration came to.
         abstain_below: Probability below which a prediction is undecided.
+        thresholds: The probability from which on an image has a class, for each; None where it is
+            the likeliest.
 
     Raises:
         ConfigError: there is no such positive class.
-        RunError: no image could be decoded.
+        RunError: no image could be decoded, or the model gives no numbers.
     """
     if not len(predictions):
         raise RunError(f"no image of the {stage} set could be decoded: there is nothing to judge")
+    broken = int((~np.isfinite(predictions.probabilities)).any(axis=1).sum())
+    if broken:
+        raise RunError(
+            f"the probabilities of {broken} of {len(predictions)} {stage} images are not numbers: "
+            "the model has diverged. Train with a lower learning rate"
+        )
     positive = predictions.positive(positive_class)
-    classes = _class_figures(predictions)
+    classes = _class_figures(predictions, thresholds)
     losses = _losses(predictions)
     values, intervals = (_of_labels if predictions.several else _of_classes)(
         predictions, classes, losses, positive
@@ -118,7 +127,9 @@ def _value(name: str, *given: Any, **arguments: Any) -> Any:
         return getattr(of, name)(*given, **arguments, validate_args=False)
 
 
-def _class_figures(predictions: Predictions) -> list[ClassFigures]:
+def _class_figures(
+    predictions: Predictions, thresholds: Sequence[float | None] | None
+) -> list[ClassFigures]:
     probabilities, decided, targets = _tensors(predictions)
     task, arguments = _task(predictions), _arguments(predictions)
     arguments["average"] = "none"
@@ -142,6 +153,7 @@ def _class_figures(predictions: Predictions) -> list[ClassFigures]:
             own |= dict.fromkeys(("recall", "f1_score", "average_precision"))
         if support[index] in (0, len(predictions)):
             own["auroc"] = None
+        own["threshold"] = thresholds[index] if thresholds else None
         figures.append(ClassFigures(name, int(support[index]), int(taken[index]), **own))
     return figures
 

@@ -24,6 +24,10 @@ _MOST_NAMED = 20
 _MOST_ROWS = 30  # classes up to which the table is open
 _LONGEST_NAME = 60
 _SHORT_FORMS = {"f1": "F1", "auroc": "AUROC", "ece": "ECE", "mcc": "MCC"}
+_OF_THE_RUN = (
+    "predictions.csv", "predictions.parquet", "metrics.csv", "result.json", "config.yaml",
+    "README.md", "log.txt",
+)  # fmt: skip
 _KINDS = {".csv", ".json", ".png", ".html", ".parquet", ".yaml"}
 
 
@@ -99,7 +103,10 @@ def _words(name: str) -> str:
 
 
 def _notes(evaluations: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
-    """Classes without images and images that could not be decoded."""
+    """Tuned thresholds, classes without images, and images that could not be decoded."""
+    tuned = thresholds_in_words(evaluations[0].calibration)
+    if tuned:
+        yield {"text": tuned, "lines": []}
     for evaluation in evaluations:
         absent, failed = evaluation.absent, evaluation.predictions.failed
         if absent:
@@ -113,12 +120,30 @@ def _notes(evaluations: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
             one = len(failed) == 1
             lines = [f"{plain(path)}: {plain(why)}" for path, why in failed[:_MOST_NAMED]]
             if len(failed) > _MOST_NAMED:
-                lines.append(f"... and {len(failed) - _MOST_NAMED} more, see predictions.csv")
+                lines.append(f"... and {len(failed) - _MOST_NAMED} more, see the predictions")
             yield {
                 "text": f"{len(failed)} {evaluation.stage} image{'s' * (not one)} could not be "
                 f"decoded and {'is' if one else 'are'} in no figure.",
                 "lines": lines,
             }
+
+
+def thresholds_in_words(fitted: Mapping[str, Any]) -> str:
+    """What the tuning of thresholds came to, in a sentence; empty where there was none.
+
+    Args:
+        fitted: What a calibration came to.
+    """
+    if not fitted.get("tuned_for"):
+        return ""
+    found = fitted.get("thresholds") or {}
+    named = ", ".join(
+        f"{short(n, _LONGEST_NAME)} {v:.3f}" for n, v in list(found.items())[:_MOST_NAMED]
+    )
+    text = f"Decision thresholds were chosen for {fitted['tuned_for']} on the validation images"
+    if fitted.get("score_before") is not None and fitted.get("score_after") is not None:
+        text += f" ({fitted['score_before']:.3f} before, {fitted['score_after']:.3f} after)"
+    return f"{text}: {named}." if named else f"{text}: none differs."
 
 
 def _headline(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
@@ -280,6 +305,6 @@ def _files(folder: Path) -> Iterator[dict[str, str]]:
         if file.is_file() and file.suffix in _KINDS and not file.name.startswith("."):
             name = file.relative_to(folder).as_posix()
             yield {"name": plain(name), "address": quote(name)}
-    for name in ("predictions.csv", "metrics.csv", "result.json", "config.yaml", "log.txt"):
+    for name in _OF_THE_RUN:
         if (folder.parent / name).is_file():
             yield {"name": f"../{name}", "address": f"../{name}"}

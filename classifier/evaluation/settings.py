@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,4 +73,29 @@ class EvaluationSettings:
             raise ConfigError(
                 f"{SECTION}.num_explained", "must be at least 1", got=self.num_explained,
                 remedy="Write for example 16",
+            )  # fmt: skip
+
+    def check_positive_class(self, task: str | None, class_names: Sequence[str] | None) -> None:
+        """Refuse a positive class that there is not, or where there are not two.
+
+        Args:
+            task: multiclass or multilabel; None while it is not known.
+            class_names: Of the data; None while they are not known.
+
+        Raises:
+            ConfigError: names the class.
+        """
+        name = self.positive_class
+        if name is None or class_names is None or task is None:
+            return
+        key = f"{SECTION}.positive_class"
+        if task != "multiclass" or len(class_names) != 2:
+            raise ConfigError(
+                key, "has no effect: it is for one label per image and two classes", got=name,
+                remedy="Write null",
+            )  # fmt: skip
+        if name not in class_names:
+            raise ConfigError(
+                key, "there is no such class", got=name,
+                remedy=f"The classes are {', '.join(class_names)}", name=name, options=class_names,
             )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,8 @@ import numpy as np
 
 from classifier.evaluation.curves import confidence_of
 from classifier.evaluation.results import Evaluation
-from classifier.files import replacing, write_text
+from classifier.files import write_text
+from classifier.spreadsheets import safe_path, write_csv
 
 SEPARATOR = "|"  # between the labels of an image
 
@@ -146,7 +146,7 @@ def _write_errors(evaluation: Evaluation, folder: Path) -> None:
     predictions, sure = evaluation.predictions, confidence_of(evaluation.predictions)
     rows = (
         [
-            predictions.paths[row],
+            safe_path(predictions.paths[row]),
             label_of(evaluation, row, truth=True),
             label_of(evaluation, row, truth=False),
             _cell(sure[row]),
@@ -155,23 +155,6 @@ def _write_errors(evaluation: Evaluation, folder: Path) -> None:
         for row in worst_errors(evaluation)
     )
     write_csv(folder / "errors.csv", ["path", "truth", "prediction", "score", "loss"], rows)
-
-
-def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all.
-
-    Args:
-        file: Its name.
-        header: Of the columns.
-        rows: Cells, in the order of the columns.
-    """
-    with (
-        replacing(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _cell(value: Any) -> Any:

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classifier.config import read_config
 from classifier.errors import ConfigError, RunError
+from classifier.evaluation.settings import EvaluationSettings
+from classifier.masking import shareable_yaml
 from classifier.repeating.summary import RepeatResult, described
 from classifier.runs import Run
+from classifier.spreadsheets import safe_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,18 +34,8 @@ def check_positive_class(facts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the class.
     """
-    from classifier.evaluation.results import Predictions
-
-    names, nothing = facts["class_names"], _nothing()
-    if names is not None and facts["task"] is not None:
-        empty = Predictions(tuple(names), facts["task"], [], nothing, nothing, nothing)
-        empty.positive(facts["config"]["evaluation"]["positive_class"])
-
-
-def _nothing() -> NDArray[Any]:
-    import numpy as np
-
-    return np.empty(0)
+    settings = EvaluationSettings(**(facts["config"]["evaluation"] or {}))
+    settings.check_positive_class(facts["task"], facts["class_names"])
 
 
 def report_on_folds(run: Run, table: Path, facts: Mapping[str, Any], *, label_issues: bool) -> None:
@@ -99,7 +93,7 @@ def _write(run: Run, evaluation: Evaluation, config: Mapping[str, Any]) -> None:
         [evaluation],
         _loader(evaluation.predictions, config),
         facts=facts,
-        config_text=(run.folder / "config.yaml").read_text(encoding="utf-8"),
+        config_text=shareable_yaml(read_config(run.folder / "config.yaml")),
         title=f"{config['custom_folder_name']}, {result.num_parts} folds",
     )
     result.report = page.relative_to(run.folder).as_posix()
@@ -112,7 +106,6 @@ def _loader(
     """Row of the predictions -> its image."""
     import numpy as np
 
-    from classifier.callbacks.prediction_files import safe_path
     from classifier.cli import ClassifierCLI
     from classifier.data.datasets import sample_name, scanned
     from classifier.data.decoding import BadImageError

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from classifier.errors import ConfigError
 from classifier.evaluation.results import Predictions
-from classifier.evaluation.tables import write_csv
-from classifier.repeating.summary import as_text
+from classifier.spreadsheets import safe_label, safe_path, write_csv
 
 _LIBRARY = "cleanlab"
 _COLUMNS = ("path", "target", "label_given", "label_suggested", "score")
@@ -54,10 +53,11 @@ def write_label_issues(predictions: Predictions, file: Path) -> int:
             for values in (predictions.targets, predictions.predicted)
         )
         names = [
-            "|".join(as_text(predictions.class_names[k]) for k in own) for own in (given, suggested)
+            "|".join(safe_label(predictions.class_names[k]) for k in own)
+            for own in (given, suggested)
         ]
         target = "|".join(str(k) for k in given)
-        rows.append([predictions.paths[index], target, *names, f"{scores[index]:.6g}"])
+        rows.append([safe_path(predictions.paths[index]), target, *names, f"{scores[index]:.6g}"])
     write_csv(file, _COLUMNS, rows)
     return len(rows)
 

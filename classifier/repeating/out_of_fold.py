@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from classifier.errors import RunError
-from classifier.files import replacing
+from classifier.spreadsheets import write_csv
 
 PREDICTIONS = "predictions.csv"
 _COLUMN = "fold"
@@ -40,12 +40,7 @@ def join_predictions(files: Mapping[int, Path], file: Path) -> int:
     place = header.index("path")
     numbered = all(row[place].isdecimal() for row in rows)  # images without a file have numbers
     rows.sort(key=lambda row: (int(row[place]) if numbered else 0, _plain(row[place])))
-    with (
-        replacing(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerows([[*header, _COLUMN], *rows])
+    write_csv(file, [*header, _COLUMN], rows)
     return len(rows)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from classifier.files import replacing
 from classifier.repeating.running import COMPLETED, Trained
 from classifier.runs import Result
+from classifier.spreadsheets import write_csv
 from classifier.terminal import show
 
 _SHOWN = ("validation_", "test_")
@@ -96,12 +95,11 @@ def write_table(file: Path, parts: Sequence[Mapping[str, Any]]) -> None:
     """
     names = sorted({name for part in parts for name in part["metrics"]})
     facts = [key for key in parts[0] if key not in ("metrics", "error")]
-    with replacing(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerow([*facts, *names, "error"])
-        for part in parts:
-            cells = [part[key] for key in facts] + [part["metrics"].get(name) for name in names]
-            writer.writerow([*cells, as_text(part["error"].replace("\n", " "))])
+    rows = []
+    for part in parts:
+        cells = [part[key] for key in facts] + [part["metrics"].get(name) for name in names]
+        rows.append([*cells, part["error"].replace("\n", " ")])
+    write_csv(file, [*facts, *names, "error"], rows)
 
 
 def print_summary(result: RepeatResult, noun: str) -> None:
@@ -135,12 +133,3 @@ def described(result: RepeatResult) -> Iterator[tuple[str, str]]:
         if name.startswith(_SHOWN):
             spread = "" if found["std"] is None else f" +- {found['std']:.2g}"
             yield name, f"{found['mean']:.4g}{spread} ({found['min']:.4g} to {found['max']:.4g})"
-
-
-def as_text(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula.
-
-    Args:
-        text: A class name, or words of the user's own.
-    """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,8 +11,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from classifier.files import replacing, write_text
+from classifier.files import write_text
 from classifier.runs import BEST, CHECKPOINTS, Result
+from classifier.spreadsheets import write_csv
 from classifier.terminal import show
 from classifier.tuning.launching import write_config
 from classifier.tuning.settings import Settings
@@ -126,25 +126,20 @@ def write_trials(study: SweepStudy, result: SweepResult) -> None:
     """Write trials.csv: a row for every trial, interrupted ones included, by number."""
     settings = study.settings
     best = {*result.pareto_trials, result.best_trial}
-    with (
-        replacing(Path(result.output_dir, "trials.csv")) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
-    ):
-        writer = csv.writer(stream)
-        params = [f"params_{key}" for key in settings.space.parameters]
-        writer.writerow(
-            ["number", "state", *settings.metrics, *params, "is_best", "epochs", "seconds",
-             "retry_of", "reason"]
+    params = [f"params_{key}" for key in settings.space.parameters]
+    header = ["number", "state", *settings.metrics, *params, "is_best", "epochs", "seconds",
+              "retry_of", "reason"]  # fmt: skip
+    rows = []
+    for trial in study.trials():
+        duration = trial.duration
+        seconds = "" if duration is None else f"{duration.total_seconds():.2f}"
+        interrupted = "interrupted" if was_interrupted(trial) else ""
+        rows.append(
+            [trial.number, trial.state.name, *columns_of(trial, settings).values(),
+             trial.number in best, epochs_of(trial), seconds,
+             trial.user_attrs.get(RETRY_OF, ""), trial.user_attrs.get(REASON, interrupted)]
         )  # fmt: skip
-        for trial in study.trials():
-            duration = trial.duration
-            seconds = "" if duration is None else f"{duration.total_seconds():.2f}"
-            interrupted = "interrupted" if was_interrupted(trial) else ""
-            writer.writerow(
-                [trial.number, trial.state.name, *columns_of(trial, settings).values(),
-                 trial.number in best, epochs_of(trial), seconds,
-                 trial.user_attrs.get(RETRY_OF, ""), trial.user_attrs.get(REASON, interrupted)]
-            )  # fmt: skip
+    write_csv(Path(result.output_dir, "trials.csv"), header, rows)
 
 
 def write_best_configs(

@@ -24,9 +24,12 @@ from classifier.evaluation.results import Predictions
 from classifier.evaluation.settings import EvaluationSettings
 from classifier.model.answers import Calibration
 from classifier.model.deferred import CHECKPOINT_KEY
+from classifier.runs import TRIAL_DIR_VARIABLE
 from tests.scenes import CLASSES, Scenes
 
 OWN = ["--allow_module", "tests"]
+# As the configuration of a training that fitted both.
+USED = [*OWN, "--evaluation.calibrate", "temperature", "--evaluation.tune_thresholds", "f1_score"]
 
 
 def configuration(task: str, num_classes: int) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def test_temperature_is_kept_and_used_everywhere(checkpoint: Any, task: str) -> 
     now = load_checkpoint(file)
     assert set(now) == set(state)
     assert all(torch.equal(now["state_dict"][n], v) for n, v in state["state_dict"].items())
-    result = main(["--test", "--ckpt_path", str(file), *OWN])
+    result = main(["--test", "--ckpt_path", str(file), *USED])
     assert result is not None
     assert result.metrics["test_loss"] == pytest.approx(_loss(Path(result.output_dir)), abs=1e-5)
 
@@ -161,7 +164,7 @@ def test_threshold_of_two_classes_decides_everywhere(checkpoint: Any) -> None:
     content = load_checkpoint(file)
     content[CHECKPOINT_KEY]["calibration"] = Calibration(1.0, [threshold], 1).plain()
     torch.save(content, file)
-    result = main(["--test", "--ckpt_path", str(file), *OWN])
+    result = main(["--test", "--ckpt_path", str(file), *USED])
     assert result is not None
     rows = _rows(Path(result.output_dir))
     assert list(rows[0])[:5] == ["path", "label", "index", "score", "label_2"]
@@ -187,7 +190,7 @@ def test_both_are_fitted_one_on_the_other(checkpoint: Any) -> None:
     assert facts["tuned_for"] == "f1_score"
     assert kept(file) == Calibration(facts["temperature"], list(facts["thresholds"].values()))
     assert facts["score_after"] >= facts["score_before"]
-    result = main(["--val", "--ckpt_path", str(file), *OWN])
+    result = main(["--val", "--ckpt_path", str(file), *USED])
     assert result is not None
     assert result.metrics["validation_f1_score"] == pytest.approx(facts["score_after"], abs=1e-5)
     log = Path(result.output_dir, "log.txt").read_text()
@@ -200,7 +203,7 @@ def test_score_of_two_classes_is_what_a_validation_logs(checkpoint: Any) -> None
     plain = main(["--val", "--ckpt_path", str(file), *OWN])
     facts = calibrate(file, predicted(file, "multiclass"), BOTH)
     assert list(facts["thresholds"]) == ["dog"]
-    result = main(["--val", "--ckpt_path", str(file), *OWN])
+    result = main(["--val", "--ckpt_path", str(file), *USED])
     assert result is not None and plain is not None
     for score, run in (("score_before", plain), ("score_after", result)):
         assert run.metrics["validation_f1_score"] == pytest.approx(facts[score], abs=1e-5)
@@ -268,7 +271,7 @@ def test_checkpoint_that_is_not_calibrated_says_so_when_one_asks(checkpoint: Any
     result = main(["--val", "--ckpt_path", str(checkpoint("multiclass")), *words])
     assert result is not None
     log = Path(result.output_dir, "log.txt").read_text()
-    assert "this checkpoint has no temperature and no thresholds of its training" in log
+    assert "this checkpoint has no temperature and no thresholds" in log
 
 
 @pytest.mark.parametrize("mode", [[], ["--check"]])
@@ -374,3 +377,58 @@ def test_report_is_that_of_the_calibrated_checkpoint(train: Any) -> None:
     again = main(["--test", "--ckpt_path", str(folder), "--evaluation.report", "false"])
     assert again is not None
     assert _rows(Path(again.output_dir)) == _rows(folder)
+
+
+def test_null_leaves_the_calibration_out(checkpoint: Any) -> None:
+    file = checkpoint("multilabel")
+    plain = main(["--test", "--ckpt_path", str(file), *OWN])
+    calibrate(file, predicted(file, "multilabel"), BOTH)
+    used = main(["--test", "--ckpt_path", str(file), *USED])
+    left_out = main(["--test", "--ckpt_path", str(file), *OWN])
+    assert plain is not None and used is not None and left_out is not None
+    assert left_out.metrics == plain.metrics != used.metrics
+
+
+def test_resumed_training_leaves_an_old_calibration_out(workplace: Path) -> None:
+    content = configuration("multiclass", 2)
+    content["evaluation"]["calibrate"] = "temperature"
+    Path("cfg.yaml").write_text(yaml.safe_dump(content))
+    first = main(["--config", "cfg.yaml"])
+    assert first is not None and first.calibration["temperature"] != 1.0
+    last = str(Path(first.output_dir, "checkpoints/last.ckpt"))
+    words = ["--trainer.max_epochs", "2", "--model.init_args.optimizer_config.lr", "0.0"]
+    again = main(["--ckpt_path", last, *words, "--evaluation.calibrate", "null", *OWN])
+    assert again is not None and again.calibration == {}
+    best = Path(again.output_dir, "checkpoints/best.ckpt")
+    assert kept(best) == Calibration()
+    assert kept(Path(first.output_dir, "checkpoints/best.ckpt")) != Calibration()
+
+
+def test_trial_and_fold_are_calibrated_as_any_training(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = configuration("multiclass", 2)
+    content["evaluation"]["calibrate"] = "temperature"
+    Path("cfg.yaml").write_text(yaml.safe_dump(content))
+    (workplace / "0").mkdir()
+    monkeypatch.setenv(TRIAL_DIR_VARIABLE, str(workplace / "0"))
+    result = main(["--config", "cfg.yaml"])
+    assert result is not None and result.calibration["temperature"] != 1.0
+    assert kept(workplace / "0/checkpoints/best.ckpt") != Calibration()
+
+
+@pytest.mark.parametrize("mode", ["train", "--check", "--test"])
+@pytest.mark.parametrize("name, num_classes", [("dgo", 2), ("dog", 3)])
+def test_positive_class_without_effect_is_told_before_any_work(
+    checkpoint: Any, mode: str, name: str, num_classes: int
+) -> None:
+    Path("cfg.yaml").write_text(yaml.safe_dump(configuration("multiclass", num_classes)))
+    words = ["--config", "cfg.yaml", *([mode] if mode == "--check" else [])]
+    if mode == "--test":
+        task = "multiclass" if num_classes == 2 else "multilabel"
+        words = ["--test", "--ckpt_path", str(checkpoint(task)), *OWN]
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.positive_class: (there is no|has no effect)"
+    ):
+        main([*words, "--evaluation.positive_class", name])
+    assert not Path("runs").exists()

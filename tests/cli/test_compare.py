@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -125,13 +126,27 @@ def test_runs_are_compared(make_run: Any, workplace: Path, capfd: Any) -> None:
     good, bad = read(folder / "comparison.csv")
     assert good["run"] == "good" and float(good["accuracy"]) == pytest.approx(58 / 60)
     assert float(bad["accuracy_low"]) < 40 / 60 < float(bad["accuracy_high"])
-    assert (good["best_epoch"], good["num_parameters"], good["seed"]) == ("1", "12345", "1")
+    assert (good["best_epoch"], good["num_parameters"], good["seed"]) == ("2", "12345", "1")
     pairs = read(folder / "pairs.csv")
     assert [row["better"] for row in pairs] == ["good"] * 4
     assert read(folder / "config_differences.csv") == [
         {"key": "model.init_args.optimizer_config.lr", "good": "0.1", "bad": "2.0"},
         {"key": "model.init_args.note", "good": "x", "bad": EVIL},
     ]
+
+
+def test_no_secret_stands_among_the_differences(make_run: Any, workplace: Path) -> None:
+    for name, wrong in (("good", 1), ("bad", 9)):
+        file = make_run(name, wrong) / "config.yaml"
+        content = yaml.safe_load(file.read_text())
+        content["data"] = {"root": f"/home/{name}/x", "api_key": f"hunter2, {name}", "n": wrong}
+        file.write_text(yaml.safe_dump(content))
+    result = main(["--compare", "runs/good", "runs/bad"])
+    assert result is not None
+    folder = Path(result.output_dir)
+    told = {row["key"]: row["good"] for row in read(folder / "config_differences.csv")}
+    assert told["data.root"] == "/home/good/x" and "data.api_key" not in told
+    assert "hunter2" not in (folder / "report" / "index.html").read_text()
 
 
 def test_page_carries_all_that_it_shows(make_run: Any, workplace: Path) -> None:
@@ -241,7 +256,7 @@ def test_evaluations_have_the_training_that_they_are_of(make_run: Any, workplace
     assert [row["key"] for row in differences] == [
         "model.init_args.optimizer_config.lr", "evaluation.tta",
     ]  # fmt: skip
-    assert read(Path(result.output_dir, "comparison.csv"))[1]["best_epoch"] == "1"
+    assert read(Path(result.output_dir, "comparison.csv"))[1]["best_epoch"] == "2"
 
 
 def test_sweep_stands_for_its_best_trial(make_run: Any, workplace: Path) -> None:
@@ -277,6 +292,61 @@ def test_tables_alone_are_compared_on_the_images_they_share(workplace: Path, cap
     assert read(Path(result.output_dir, "config_differences.csv")) == []
 
 
+def as_parquet(file: Path, table: Any) -> None:
+    """The table of a run as `evaluation.format: parquet` has it."""
+    table.to_parquet(file.with_suffix(".parquet"), index=False)
+    file.unlink()
+
+
+def test_runs_with_parquet_tables_come_to_the_same(make_run: Any, workplace: Path) -> None:
+    for name, wrong in (("good", 2), ("bad", 20), ("good_too", 2), ("bad_too", 20)):
+        make_run(f"{name}/a", wrong=wrong)
+    for name in ("good_too", "bad_too"):
+        file = Path(f"runs/{name}/a/predictions.csv")
+        table = pd.read_csv(file)
+        table["index"] = table["index"].astype("Int64")
+        as_parquet(file, table)
+    expected, found, mixed = (
+        main(["--compare", f"runs/{first}", f"runs/{second}"])
+        for first, second in (
+            ("good/a", "bad/a"),
+            ("good_too/a", "bad_too/a"),
+            ("good/a", "bad_too/a/predictions.parquet"),
+        )
+    )
+    assert expected is not None and found is not None and mixed is not None
+    rows = [read(Path(run.output_dir, "comparison.csv")) for run in (expected, found, mixed)]
+    for figure in ("stage", "num_images", "accuracy", "accuracy_low", "log_loss"):
+        assert len({tuple(row[figure] for row in two) for two in rows}) == 1, figure
+    assert rows[1][0]["predictions"] == "runs/good_too/a/predictions.parquet"
+    twice = "runs/bad_too/a", "runs/bad_too/a/predictions.parquet"
+    assert "the same run stands twice" in refusal(*twice)
+
+
+def test_names_that_are_no_unicode_meet_in_both_formats(workplace: Path) -> None:
+    file = write_table(workplace / "one.csv", wrong=3)
+    table = pd.read_csv(file).replace({"path": {"007.png": "caf\\xe9.png"}})
+    table["index"] = table["index"].astype("Int64")
+    table.to_parquet("two.parquet", index=False)
+    file.write_bytes(file.read_bytes().replace(b"007.png", b"caf\xe9.png"))
+    result = main(["--compare", "one.csv", "two.parquet"])
+    assert result is not None and result.num_images == 60
+
+
+def test_several_labels_are_seen_in_a_parquet_table(workplace: Path) -> None:
+    for name, chosen in (("one", [0, 1]), ("two", [0])):
+        table = {
+            "path": [f"{k}.png" for k in range(30)], "index": [chosen] * 30, "prob_a": 0.5,
+            "prob_b": 0.5, "error": None, "target": [[0, 1]] * 30, "correct": name == "one",
+        }  # fmt: skip
+        as_parquet(write_table(workplace / f"{name}.csv", 0), pd.DataFrame(table))
+    result = main(["--compare", "one.parquet", "two.parquet"])
+    assert result is not None
+    pairs = read(Path(result.output_dir, "pairs.csv"))
+    assert [row["metric"] for row in pairs] == ["f1_score", "exact_match", "log_loss"]
+    assert pairs[1]["better"] == "one.parquet"
+
+
 def test_several_labels_are_seen_in_a_table(workplace: Path) -> None:
     header = "path,label,index,score,prob_a,prob_b,error,target,correct\r\n"
     for name, shares in (("one", "0.9,0.8"), ("two", "0.9,0.2")):
@@ -293,27 +363,28 @@ def test_mistakes_are_named(make_run: Any, workplace: Path) -> None:
     make_run("one/a")
     make_run("two/a", stages=(), mode="predict")
     Path("notes.csv").write_text("path,label\n")
-    table = "Give the predictions.csv of --test or --val; --predict knows no truth."
     expected = {
         (): "needs at least two runs, and has none. Write --compare RUN RUN, each a run folder, a "
-        "sweep or a predictions.csv.",
+        "sweep or a table of predictions.",
         ("runs/one/a",): "needs at least two runs, and has 1. Write --compare RUN RUN, each a run "
-        "folder, a sweep or a predictions.csv.",
+        "folder, a sweep or a table of predictions.",
         ("runs/one/a", "runs/one/a/"): "the same run stands twice, got 'runs/one/a/'. Name it once.",
         ("runs/one/a", "runs/one/b"): "no such run, got 'runs/one/b'. Give a run folder, a sweep "
-        "folder or a predictions.csv.",
+        "folder or a table of predictions.",
         ("runs/one/a", "runs/one"): "is no run folder, got 'runs/one'. Give one of the runs in it: "
         "runs/one/a.",
         ("runs/one/a", "runs/one/a/checkpoints/best.ckpt"): "is no run folder and no "
-        "predictions.csv, got 'runs/one/a/checkpoints/best.ckpt'. Give the run folder of a "
+        "table of predictions, got 'runs/one/a/checkpoints/best.ckpt'. Give the run folder of a "
         "checkpoint, not its file.",
         ("runs/one/a", "runs/two/a"): "is a run of --predict, whose images have no truth, got "
         "'runs/two/a'. Give a training, or a run of --test or --val.",
-        ("runs/one/a", "notes.csv"): "notes.csv has no column index and no error and no target. "
-        + table,
     }  # fmt: skip
     for words, message in expected.items():
         assert refusal(*words) == f"--compare: {message}"
+    assert refusal("runs/one/a", "notes.csv") == (
+        "notes.csv: has no column index and no error and no target. Give the predictions of --test "
+        "or --val; --predict knows no truth."
+    )
     for option in ("--config", "--ckpt_path", "--trainer.max_epochs"):
         assert refusal("a", "b", option, "x") == (
             f"{option}: does not go with --compare, which needs nothing but the runs. Leave it out."
@@ -325,6 +396,32 @@ def test_mistakes_are_named(make_run: Any, workplace: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"^--output: goes with --compare only"):
         main(["--test", "--ckpt_path", "x", "--output", "y"])
+
+
+def test_damaged_files_of_a_run_are_named(make_run: Any, workplace: Path) -> None:
+    make_run("one/a")
+    make_run("three/a")
+    table = Path("runs/three/a/predictions.csv")
+    written = table.read_text()
+    table.write_text(written.replace("005.png,dog,1", "005.png,dog,99"))
+    assert refusal("runs/one/a", "runs/three/a") == (
+        "runs/three/a/predictions.csv row 7: index must be a class from 0 to 1, got '99'. Have it "
+        "written anew: python main.py --test --ckpt_path RUN, or --val."
+    )
+    table.write_text(written)
+    kept = Path("runs/three/a/config.yaml").read_text()
+    Path("runs/three/a/config.yaml").write_text("model: !!python/object/apply:os.getcwd []\n")
+    assert refusal("runs/one/a", "runs/three/a").startswith(
+        "runs/three/a/config.yaml line 1, column 8: not valid YAML: could not determine"
+    )
+    Path("runs/three/a/config.yaml").write_text(kept)
+    history = Path("runs/three/a/metrics.csv")
+    for content, problem in (
+        (b"epoch,step,train_loss\n0,9,1.0\n1,19,low\n", " row 3: train_loss must be a number, got"),
+        (b"epoch,step\n\xff,9\n", ": is damaged: 'utf-8' codec can't decode"),
+    ):
+        history.write_bytes(content)
+        assert refusal("runs/one/a", "runs/three/a").startswith(f"{history.as_posix()}{problem}")
 
 
 SCRIPT = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from classifier import main
+from classifier import entry, main
 from classifier.entry import console
 from classifier.errors import ConfigError
 from classifier.trees import override
@@ -369,3 +370,17 @@ def test_yaml_numbers_mean_numbers_by_every_path(config: Any, save: Any, workpla
             main(["--print_config", *words])
         resolved = parse_yaml(printed.getvalue())
         assert resolved["model"]["init_args"]["optimizer_config"]["lr"] == 1e-5
+
+
+def test_full_disk_is_told_in_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/config.yaml")
+
+    monkeypatch.setattr(entry, "main", full)
+    assert entry.console([]) == 1
+    assert capsys.readouterr().err == (
+        "runs/x/config.yaml: No space left on device. Free disk space; what was written before is "
+        "whole\n"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,17 @@ def test_names_are_text_and_nothing_else(trained: Path, workplace: Path) -> None
     page = Path(result.output_dir, "report/index.html").read_text(encoding="utf-8")
     assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt; $x$ Ж.png" in page
     assert table_of(result)[0]["path"] == f"./{odd}"
+
+
+def test_names_that_are_no_unicode_are_explained(trained: Path, workplace: Path) -> None:
+    good = write_image(workplace / "odd" / "a.png", (200, 50, 40), 1)
+    good.rename(good.with_name(os.fsdecode(b"caf\xe9.png")))
+    (workplace / "odd" / os.fsdecode(b"bad\xe9.png")).write_bytes(b"no image")
+    report = Path(explained("odd", "--ckpt_path", str(trained)).output_dir, "report")
+    page = (report / "index.html").read_text(encoding="utf-8")
+    assert "caf\\udce9.png" in page and "<td>bad\\udce9.png</td>" in page
+    table = (report / "explanations.csv").read_bytes()
+    assert b"\r\ncaf\xe9.png," in table and b"\r\nbad\xe9.png," in table
 
 
 def test_several_labels_are_explained_by_the_worst_of_each_kind(

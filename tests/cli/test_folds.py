@@ -17,6 +17,7 @@ import pytest
 from classifier import FolderImageDataset, ImageDataModule, main
 from classifier.entry import console
 from classifier.repeating.summary import RepeatResult
+from tests.recording import SECRETS
 from tests.tuning.conftest import wait_until_gone
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,9 @@ def test_folds_judge_every_training_image_by_a_model_that_has_not_seen_it(
 ) -> None:
     config["evaluation"]["report"] = True
     config["trainer"]["max_epochs"] = 1
+    config["trainer"]["logger"] = {
+        "class_path": "tests.recording.SecretLogger", "init_args": SECRETS,
+    }  # fmt: skip
     result = main(["--config", save(config), "--folds", "2"])
     assert isinstance(result, RepeatResult) and result.status == "completed"
     folder = Path(result.output_dir)
@@ -58,7 +62,9 @@ def test_folds_judge_every_training_image_by_a_model_that_has_not_seen_it(
     metrics = json.loads((folder / "report" / "metrics.json").read_text())
     assert metrics["stage"] == "validation"
     assert metrics["estimates"]["accuracy"]["value"] == pytest.approx(sum(right) / len(right))
-    assert "not seen it" in (folder / "report" / "index.html").read_text()
+    page = (folder / "report" / "index.html").read_text()
+    assert "not seen it" in page
+    assert "api_key: removed" in page and "hunter2" not in page
 
 
 def test_class_with_too_few_images_is_named_before_any_training(

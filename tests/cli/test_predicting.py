@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from pyarrow import parquet
 
 from classifier import main
@@ -332,3 +333,18 @@ def test_progress_bar_on_a_terminal_shows_images_per_second(trained: Path, photo
     text = said.decode()
     assert "Predicting" in text and " images/s]" in text and "it/s" not in text
     assert text.count(" images in ") == 1
+
+
+def test_probabilities_that_are_no_numbers_are_told_and_undecided(
+    trained: Path, images: Path, workplace: Path
+) -> None:
+    content = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    for name, values in content["state_dict"].items():
+        if name.endswith("fc.weight"):
+            values.fill_(float("nan"))
+    torch.save(content, "broken.ckpt")
+    words = ["--ckpt_path", "broken.ckpt", "--evaluation.abstain_below", "0.5"]
+    result = main(["--predict", str(images / "new"), *words])
+    assert result is not None and (result.num_images, result.num_undecided) == (3, 3)
+    log = Path(result.output_dir, "log.txt").read_text()
+    assert "of 3 of 3 images are not numbers: the model has diverged" in log

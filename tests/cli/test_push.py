@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 
 from classifier import main
@@ -73,7 +74,11 @@ def test_run_is_uploaded_without_images_and_names_of_images(hub: UploadHub, run:
         "report/confusion.png", "report/learning_loss.png", "report/validation/metrics.json",
         "report/validation/confusion.png", "report/validation/learning_loss.png",
     )  # fmt: skip
-    assert repository.files == {path: (run / path).read_bytes() for path in sent}
+    files = {path: (run / path).read_bytes() for path in sent}
+    config = (run / "config.yaml").read_text()
+    assert config.startswith("# ")  # which version wrote it
+    files["config.yaml"] = config.partition("\n")[2].encode()
+    assert repository.files == files
 
 
 def test_token_goes_to_the_hub_and_nowhere_else(
@@ -146,9 +151,39 @@ def test_home_directories_and_secrets_stay_here(hub: UploadHub, run: Path) -> No
     config.write_text(text)
     push(run)
     sent = hub.repositories[NAME].files["config.yaml"].decode()
-    assert "root: ~/photos\n" in sent and 'api_key: "removed"' in sent
+    assert "root: ~/photos\n" in sent and "api_key: removed\n" in sent
     assert "alice" not in sent and "abc123" not in sent
-    assert sent.count("\n") == text.count("\n")
+
+
+def test_values_of_several_lines_stay_here_and_what_is_left_is_read(
+    hub: UploadHub, run: Path
+) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    secrets = {
+        "api_key": "hunter2 correct, horse " * 9, "passwd": "hunter2\n\nhunter2\n", "pin": 1,
+        "credentials": {"user": "hunter2"}, "password": 4711, "tokens": ["hunter2"],
+        "url": "postgresql://joe:p@hunter2@host/db",
+    }  # fmt: skip
+    config["model"]["init_args"]["model_args"] = secrets
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    result = json.loads((run / "result.json").read_text())
+    result["error"] = "cannot reach postgresql://joe:p@hunter2@host/db"
+    (run / "result.json").write_text(json.dumps(result))
+    push(run)
+    files = hub.repositories[NAME].files
+    sent = yaml.safe_load(files["config.yaml"])
+    assert sent["model"]["init_args"]["model_args"] == {
+        **dict.fromkeys(secrets, "removed"), "pin": 1, "url": "postgresql://host/db"
+    }  # fmt: skip
+    assert json.loads(files["result.json"])["error"] == "cannot reach postgresql://host/db"
+    assert not any(b"hunter2" in files[name] for name in ("config.yaml", "result.json"))
+
+
+def test_damaged_configuration_of_a_run_is_named(hub: UploadHub, run: Path) -> None:
+    (run / "config.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml line 1, .*not valid YAML"):
+        push(run)
+    assert hub.requests == []
 
 
 def test_public_is_said_aloud(hub: UploadHub, run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 import yaml
 from sklearn.metrics import accuracy_score, f1_score
 
+from classifier.config import parse_yaml
 from classifier.entry import main
-from classifier.errors import ConfigError
+from classifier.errors import ConfigError, RunError
 from classifier.runs import Result
 from tests.conftest import configuration, write_classes
+from tests.recording import SECRETS
 
 FILES = {
     "metrics.json", "per_class.csv", "confusion.csv", "most_confused.csv", "errors.csv",
@@ -140,18 +144,82 @@ def test_missing_test_folder_is_told_before_the_training(
 def test_unreadable_test_image_costs_the_report_and_not_the_training(
     config: dict[str, Any], save: Any, images: Path, workplace: Path
 ) -> None:
-    from classifier.errors import RunError
-
-    next((images / "test").rglob("*.png")).write_bytes(b"no image")
-    config["evaluation"] = {"report": True}
+    image = next((images / "test").rglob("*.png"))
+    content = image.read_bytes()
+    image.write_bytes(b"no image")
+    config["evaluation"] = {"report": True, "calibrate": "temperature"}
+    words = ["--config", save(config), "--trainer.max_epochs", "1"]
     with pytest.raises(RunError, match=r"the training is complete, and .*best\.ckpt holds it"):
-        main(["--config", save(config), "--trainer.max_epochs", "1"])
+        main(words)
     run = next((workplace / "runs/colours").iterdir())
     assert (run / "checkpoints/best.ckpt").is_file()
-    assert result_of(run)["best_score"] is not None
+    before = result_of(run)
+    assert before["status"] == "failed" and before["best_score"] is not None
+    # The same command goes on with what is missing.
+    image.write_bytes(content)
+    result = main([*words, "--ckpt_path", "last"])
+    assert result is not None and result.status == "completed"
+    assert list(result.evaluated) == ["validation", "test"]
+    assert result.best_score == before["best_score"]
+    assert result.num_steps == before["num_steps"]
+    assert (Path(result.output_dir) / "checkpoints/last.ckpt").is_file()
+    assert (Path(result.output_dir) / "README.md").is_file()
+
+
+def test_names_that_are_no_unicode_are_reported(trained: Path, workplace: Path) -> None:
+    root = write_classes(workplace / "odd", 2, seed=5000)
+    name = os.fsdecode(b"caf\xe9.png")
+    for colour in ("red", "blue"):
+        (root / colour / "00.png").rename(root / colour / name)
+    (root / "green/00.png").rename(root / "red" / f"x{name}")  # an error, and so a thumbnail
+    words = ["--data.init_args.dataset_classes.test.init_args.root", "odd"]
+    report = ["--evaluation.report", "true"]
+    result = main(["--test", "--ckpt_path", str(trained), *words, *report])
+    assert result is not None and result.status == "completed"
+    folder = Path(result.output_dir)
+    table, errors = (
+        file.read_bytes() for file in (folder / "predictions.csv", folder / "report/errors.csv")
+    )
+    assert b"\r\nred/caf\xe9.png," in table and b"\r\nred/xcaf\xe9.png," in errors
+    assert result.evaluated["test"]["accuracy"] == pytest.approx(result.metrics["test_accuracy"])
 
 
 def test_report_can_be_left_out(train: Any) -> None:
     result: Result = train("--evaluation.report", "false")
     assert result.report is None
     assert not Path(result.output_dir, "report").exists()
+
+
+def test_empty_section_is_that_of_the_defaults(config: dict[str, Any], save: Any) -> None:
+    config["evaluation"] = None
+    main(["--print_config", "--config", save(config)])
+
+
+def test_only_the_configuration_and_the_checkpoint_hold_secrets(
+    config: dict[str, Any], save: Any
+) -> None:
+    config["trainer"] |= {"max_epochs": 1}
+    config["trainer"]["logger"] = {
+        "class_path": "tests.recording.SecretLogger", "init_args": SECRETS,
+    }  # fmt: skip
+    config["evaluation"] = {"report": True}
+    words = ["--trainer.logger.init_args.api_key", str(SECRETS["api_key"])]
+    result = main(["--config", save(config), *words])
+    assert result is not None
+    folder = Path(result.output_dir)
+    assert parse_yaml((folder / "config.yaml").read_text())["trainer"]["logger"] == {
+        "class_path": "tests.recording.SecretLogger", "init_args": SECRETS,
+    }  # fmt: skip
+    holding = {
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.is_file() and any(word in file.read_bytes() for word in (b"hunter2", b"47114711"))
+    }
+    assert holding == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    for page in ("report/index.html", "report/validation/index.html"):
+        text = (folder / page).read_text().partition("<summary>The configuration</summary><pre>")[2]
+        shown = parse_yaml(html.unescape(text.partition("</pre>")[0]))
+        assert shown["trainer"]["logger"]["init_args"] == {
+            **dict.fromkeys(SECRETS, "removed"), "url": "postgresql://host/db"
+        }  # fmt: skip
+        assert shown["model"] == parse_yaml((folder / "config.yaml").read_text())["model"]

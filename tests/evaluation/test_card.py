@@ -17,8 +17,8 @@ from markdown_it.token import Token
 
 from classifier import ImageDataModule, main
 from classifier.checkpoints import load_checkpoint
-from classifier.evaluation.card import make_card, write_card
-from classifier.evaluation.card_facts import CardFacts, StageFacts, stage_facts
+from classifier.evaluation.card.facts import CardFacts, StageFacts, stage_facts
+from classifier.evaluation.card.writing import make_card, write_card
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.results import Predictions
 from tests.evaluation.test_metrics import labels, predictions
@@ -228,6 +228,21 @@ def test_homes_and_secrets_are_not_shown(checkpoint: dict[str, Any]) -> None:
     card = make_card(CardFacts(checkpoint, "best.ckpt", config))
     assert not any(word in card for word in ("alice", "abc123", "me:pw"))
     assert "cache_dir: ~/cache" in card
+
+
+def test_configuration_without_secrets_is_yaml_still(checkpoint: dict[str, Any]) -> None:
+    logger = {"api_key": "abc123 correct, horse " * 9, "passwd": "abc123\n\nabc123\n", "mode": "a"}
+    config = {
+        **checkpoint["config"],
+        "trainer": {"logger": {"init_args": logger}},
+        "model": {"init_args": {"loss_config": {"name": "Own", "password": "abc123 horse, x"}}},
+    }
+    card = make_card(CardFacts(checkpoint, "best.ckpt", config))
+    assert "abc123" not in card and "horse" not in card
+    shown = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    assert shown["trainer"]["logger"]["init_args"] == {
+        "api_key": "removed", "passwd": "removed", "mode": "a"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("held_out", [False, True])

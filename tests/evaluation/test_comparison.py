@@ -11,9 +11,9 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from classifier.errors import ConfigError
-from classifier.evaluation.comparison import Comparison, compare, widening
-from classifier.evaluation.matching import align
-from classifier.evaluation.paired import Figures, measured, resample
+from classifier.evaluation.comparison.matching import align
+from classifier.evaluation.comparison.paired import Figures, measured, resample
+from classifier.evaluation.comparison.verdicts import Comparison, compare, widening
 from classifier.evaluation.results import MULTICLASS, MULTILABEL, Predictions
 
 NAMES = ("x", "y", "z")

@@ -206,6 +206,18 @@ def test_nothing_to_judge_is_told() -> None:
         evaluate(nothing, "test")
 
 
+def test_probabilities_that_are_no_numbers_are_told() -> None:
+    given = predictions(10, 3)
+    given.probabilities[4] = np.nan
+    with pytest.raises(RunError, match=r"of 1 of 10 test images are not numbers"):
+        evaluate(given, "test")
+
+
+def test_thresholds_stand_beside_their_classes() -> None:
+    found = evaluate(labels(40, 3), "test", thresholds=[0.2, 0.5, 0.7]).classes
+    assert [figures.threshold for figures in found] == [0.2, 0.5, 0.7]
+
+
 def test_coverage_is_the_accuracy_of_those_that_are_decided() -> None:
     given = predictions(200, 3)
     curve = evaluate(given, "test").curves.coverage

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classifier.evaluation.candidate import Candidate
-from classifier.evaluation.comparison import Comparison, Difference
+from classifier.evaluation.comparison.candidate import Candidate
+from classifier.evaluation.comparison.verdicts import Comparison, Difference
 from classifier.evaluation.results import Estimate
-from classifier.files import replacing
+from classifier.spreadsheets import write_csv
 
 Rows = list[dict[str, Any]]
 
-_FORMULA = re.compile(r"^[=+\-@\t\r]")
 # Names and places of a run, which differ in any case.
 _NOT_COMPARED = ("custom_folder_name", "ckpt_path")
 
@@ -154,7 +151,7 @@ def _flat(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def write_rows(file: Path, rows: Rows, columns: Sequence[str] = ()) -> None:
-    """Write a table, whole or not at all, that no spreadsheet takes for formulas.
+    """Write a table, its figures with eight digits.
 
     Args:
         file: Where it goes.
@@ -162,23 +159,8 @@ def write_rows(file: Path, rows: Rows, columns: Sequence[str] = ()) -> None:
         columns: Header of a table without rows.
     """
     header = list(rows[0]) if rows else list(columns)
-    with (
-        replacing(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\r\n")
-        writer.writerow(map(_cell, header))
-        writer.writerows([_cell(row[name]) for name in header] for row in rows)
+    write_csv(file, header, ([_cell(row[name]) for name in header] for row in rows))
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.8g}"
-    text = str(value)
-    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text) is not None
+def _cell(value: Any) -> Any:
+    return f"{value:.8g}" if isinstance(value, float) else value

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from classifier.evaluation.markdown import escaped
-from classifier.evaluation.shareable import shareable
+from classifier.evaluation.card.markdown import escaped
+from classifier.masking import shareable
 
 Row = tuple[str, str]
 
@@ -43,7 +43,10 @@ def weights_facts(
         yield "Licence of the pretrained weights", _said(licence)
     if saved.get("class_names"):
         yield "Classes", str(len(saved["class_names"]))
-    if network.get("preprocessing"):
+    data = (config.get("data") or {}).get("init_args") or {}
+    if (data.get("augmentations") or {}).get("val"):
+        yield "Input", escaped("RGB, as data.init_args.augmentations.val below makes it")
+    elif network.get("preprocessing"):
         yield "Input", _input(network["preprocessing"])
     size = sum(tensor.nbytes for tensor in checkpoint["state_dict"].values())
     yield "Size of the weights", f"{size / 1e6:,.1f} MB"
@@ -139,14 +142,15 @@ def _names(transforms: Any) -> Iterator[str]:
 
 def _said(value: Any) -> str:
     """A value of a configuration in words: `AdamW, lr 0.0003`."""
+    value = shareable(value)
     if isinstance(value, Mapping):
         pairs = (
             _plain(item) if key == "name" else f"{key} {_plain(item)}"
             for key, item in value.items()
             if item is not None
         )
-        return escaped(shareable(", ".join(pairs)))
-    return escaped(shareable(_plain(value)))
+        return escaped(", ".join(pairs))
+    return escaped(_plain(value))
 
 
 def _plain(value: Any) -> str:

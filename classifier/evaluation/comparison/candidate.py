@@ -14,7 +14,7 @@ class Candidate:
     Args:
         source: As the user wrote it.
         name: By which it is told apart.
-        tables: Stage -> its predictions.csv; None as stage where nothing tells it.
+        tables: Stage -> its predictions, CSV or parquet; None as stage where nothing tells it.
         training: Run folder of the training; None where it is not there.
         evaluated: Folder that the predictions come from.
         config: The training's configuration with what the evaluation changed; without the
@@ -38,14 +38,14 @@ class Candidate:
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch, from 0, that the best checkpoint is of; None where it is not known."""
+        """The epoch, from 1, that the best checkpoint is of; None where it is not known."""
         monitor, score = self.result.get("monitor"), self.result.get("best_score")
         if monitor is None or score is None:
             return None
         for row in self.history:
             # Checkpoints hold float32, tables a few digits more or less.
             if row.get(monitor) and abs(float(row[monitor]) - score) <= 1e-6 * max(1, abs(score)):
-                return int(row["epoch"])
+                return int(row["epoch"]) + 1  # metrics.csv counts from 0, as Lightning does
         return None
 
     @property
@@ -58,6 +58,6 @@ class Candidate:
         return None
 
     def series(self, column: str) -> tuple[list[int], list[float]]:
-        """Epochs and values of a column of metrics.csv."""
+        """Epochs, from 1, and values of a column of metrics.csv."""
         rows = [row for row in self.history if row.get(column) and row.get("epoch")]
-        return [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
+        return [int(row["epoch"]) + 1 for row in rows], [float(row[column]) for row in rows]

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from classifier.evaluation.card_facts import STAGES, CardFacts, StageFacts
-from classifier.evaluation.card_metadata import metadata
-from classifier.evaluation.card_training import training_facts, weights_facts
-from classifier.evaluation.markdown import block, escaped, facts, folded, one_line, table
+from classifier.evaluation.card.facts import STAGES, CardFacts, StageFacts
+from classifier.evaluation.card.markdown import block, escaped, facts, folded, one_line, table
+from classifier.evaluation.card.metadata import metadata
+from classifier.evaluation.card.training import training_facts, weights_facts
+from classifier.evaluation.page import thresholds_in_words
 from classifier.evaluation.results import Estimate, Evaluation
-from classifier.evaluation.shareable import shareable
 from classifier.files import write_text
+from classifier.masking import shareable, shareable_yaml
 
 CARD = "README.md"
 _MOST_NAMES = 30  # classes in a sentence
@@ -96,7 +95,7 @@ def make_card(card: CardFacts) -> str:
         *_usage(card),
         "## Training",
         facts(training_facts(card.config)),
-        folded("The whole configuration", block(_configuration(card.config), "yaml")),
+        folded("The whole configuration", block(shareable_yaml(card.config), "yaml")),
         *_environment(card.environment),
     ]
     body = "\n\n".join(part for part in parts if part)
@@ -132,6 +131,9 @@ def _metrics(card: CardFacts) -> Iterable[str]:
             yield f"No images of {absent}: not in any average."
         if "temperature" in evaluation.calibration:
             yield _calibration(evaluation.calibration)
+    tuned = thresholds_in_words(next(iter(card.evaluations.values())).calibration)
+    if tuned:
+        yield escaped(tuned)
     yield (
         "Precision, recall and f1\\_score are means over the classes that have images, unless the "
         "name says otherwise. An interval says how far a figure may be off because it was these "
@@ -154,10 +156,11 @@ def _interval(estimate: Estimate) -> str:
 def _calibration(calibration: Mapping[str, Any]) -> str:
     figures = [
         f"{text} {float(calibration[name]):.4f}"
-        for name, text in (("ece_before", "before it"), ("ece_after", "after it"))
+        for name, text in (("ece_before", "before"), ("ece_after", "after"))
         if calibration.get(name) is not None
     ]
-    error = f"; expected calibration error {', '.join(figures)}" if figures else ""
+    error = "; expected calibration error on the images that it was fitted to: "
+    error = f"{error}{', '.join(figures)}" if figures else ""
     return f"Logits are divided by a temperature of {calibration['temperature']:.4f}{error}."
 
 
@@ -255,16 +258,12 @@ def _other_test(config: Mapping[str, Any]) -> str:
     return " \\\n".join(f"  {option}" for option in options)
 
 
-def _configuration(config: Mapping[str, Any]) -> str:
-    return shareable(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-
-
 def _environment(environment: Mapping[str, Any] | None) -> Iterable[str]:
     if not environment:
         return
     rows = [
-        (escaped(name), escaped(shareable(str(value))))
-        for name, value in environment.items()
+        (escaped(name), escaped(str(value)))
+        for name, value in shareable(environment).items()
         if name != "packages" and value not in (None, [])
     ]
     packages = environment.get("packages") or {}

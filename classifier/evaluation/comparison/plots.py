@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from classifier.evaluation.candidate import Candidate
-from classifier.evaluation.comparison import LOWER_IS_BETTER, Comparison
+from classifier.evaluation.comparison.candidate import Candidate
+from classifier.evaluation.comparison.verdicts import LOWER_IS_BETTER, Comparison
 from classifier.evaluation.picture import (
     BLUE,
     GREEN,

@@ -1,4 +1,4 @@
-"""Several runs on the same images: their figures, and which differences are more than chance."""
+"""Figures of several runs on the same images, and which differences are more than chance."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from classifier.evaluation.matching import align
-from classifier.evaluation.paired import measured, resample
+from classifier.evaluation.comparison.matching import align
+from classifier.evaluation.comparison.paired import measured, resample
 from classifier.evaluation.results import MULTILABEL, Estimate, Predictions
 
 Floats = NDArray[np.float64]

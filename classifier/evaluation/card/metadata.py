@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classifier.evaluation.markdown import one_line
+from classifier.evaluation.card.markdown import one_line
 from classifier.evaluation.results import Evaluation
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from classifier.evaluation.comparison import LOWER_IS_BETTER, Comparison
-from classifier.evaluation.comparison_tables import Rows, caution, verdicts
+from classifier.evaluation.comparison.tables import Rows, caution, verdicts
+from classifier.evaluation.comparison.verdicts import LOWER_IS_BETTER, Comparison
 from classifier.evaluation.picture import Picture, plain
 from classifier.evaluation.results import Estimate
 from classifier.page import render

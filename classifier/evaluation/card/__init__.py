@@ -1,0 +1,1 @@
+"""README.md of a run folder: a model card."""
