@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import yaml
@@ -12,29 +12,23 @@ import yaml
 from classifier.arguments import Command
 from classifier.assembly import assemble
 from classifier.cli import ClassifierCLI, print_all_keys
-from classifier.commands.check import check
-from classifier.commands.evaluate import evaluate
-from classifier.commands.explain import explain
 from classifier.commands.job import Job
-from classifier.commands.lr_find import find_learning_rate
-from classifier.commands.push import push_to_hub
-from classifier.commands.train import train
-from classifier.commands.verify_repro import verify_repro
 from classifier.errors import ConfigError, RunError
 from classifier.ranks import exit_with_first, leave_error, started_by_first
 from classifier.runs import Result
 from classifier.terminal import Log, quiet_known_noise, without_traceback
 
-COMMANDS: dict[str, Callable[[Job], Result | None]] = {
-    "train": train,
-    "validate": evaluate,
-    "test": evaluate,
-    "predict": evaluate,
-    "explain": explain,
-    "check": check,
-    "lr_find": find_learning_rate,
-    "push_to_hub": push_to_hub,
-    "verify_repro": verify_repro,
+# Mode -> module of classifier/commands, and its function; imported when it is asked for.
+COMMANDS = {
+    "train": ("train", "train"),
+    "validate": ("evaluate", "evaluate"),
+    "test": ("evaluate", "evaluate"),
+    "predict": ("evaluate", "evaluate"),
+    "explain": ("explain", "explain"),
+    "check": ("check", "check"),
+    "lr_find": ("lr_find", "find_learning_rate"),
+    "push_to_hub": ("push", "push_to_hub"),
+    "verify_repro": ("verify_repro", "verify_repro"),
 }
 
 
@@ -67,7 +61,10 @@ def execute(
             if command.print_config:
                 _print_config(cli, assembled.sweep)
                 return None
-            return COMMANDS[command.mode](Job(command, assembled, cli, started, record))
+            module, name = COMMANDS[command.mode]
+            function = getattr(import_module(f"classifier.commands.{module}"), name)
+            result: Result | None = function(Job(command, assembled, cli, started, record))
+            return result
     except Exception as error:
         if not started_by_first():
             raise

@@ -19,6 +19,8 @@ _MODULES = (
     "attrs",
     "fsspec.implementations.chained",
     "classifier.execution",
+    "classifier.commands.train",
+    "classifier.commands.check",
     "classifier.model.timm_encoder",
     "classifier.model.transformers_encoder",
     "timm.optim",

@@ -15,6 +15,7 @@ from classifier.masking import without_secrets
 from classifier.runs import RUNS, find_checkpoint, slug
 
 KEY = "--compare"
+_WITHOUT_TRUTH = ("predict", "explain", "check", "lr_find", "verify_repro", "compare")
 TABLES = ("predictions.csv", "predictions.parquet")
 _RESULT, _FIGURES, _CONFIG, _HISTORY = "result.json", "metrics.json", "config.yaml", "metrics.csv"
 _STAGES = {"test": "test", "validate": "validation"}  # of a run by its mode
@@ -135,14 +136,22 @@ def _of_evaluation(source: str, folder: Path, result: dict[str, Any]) -> Candida
 
 def _of_training(source: str, folder: Path, remark: str) -> Candidate:
     """A training: its own predictions, or those of --val and --test with its checkpoint."""
-    if _read_json(folder / _RESULT).get("mode") == "predict":
+    mode = _read_json(folder / _RESULT).get("mode")
+    if mode in _WITHOUT_TRUTH:
         raise ConfigError(
-            KEY, "is a run of --predict, whose images have no truth", got=source,
+            KEY, f"is a run of --{mode}, which predicts no images whose truth is known", got=source,
             remedy="Give a training, or a run of --test or --val",
         )  # fmt: skip
     tables: dict[str | None, Path] = {}
-    for place in [*_evaluations_of(folder), folder]:
-        tables |= _tables_in(place)  # its own rather than those of an evaluation
+    # Its own rather than those of an evaluation, which of a fold or a repeat lie in its folder.
+    below = [folder / stage for stage in _STAGES.values()]
+    for place in [*_evaluations_of(folder), *below, folder]:
+        tables |= _tables_in(place)
+    if not tables and mode == "repeat":
+        raise ConfigError(
+            KEY, "is a repetition over seeds, of several trainings", got=source,
+            remedy=f"Give some of them, as {folder.as_posix()}/repeats/*",
+        )  # fmt: skip
     if not tables:
         raise _without_predictions(source, source)
     return Candidate(source, remark, tables, folder, folder)

@@ -359,9 +359,21 @@ def test_several_labels_are_seen_in_a_table(workplace: Path) -> None:
     assert pairs[1]["better"] == "one.csv"
 
 
+def test_repeat_of_a_training_has_the_predictions_of_its_test(
+    make_run: Any, workplace: Path
+) -> None:
+    make_run("one/a")
+    repeat = make_run("two/repeats/seed_2", stages=())
+    test = make_run("two/repeats/seed_2/test", mode="test", checkpoint=str(repeat))
+    assert test.parent == repeat
+    result = main(["--compare", "runs/one/a", "runs/two/repeats/seed_2"])
+    assert result is not None and result.mode == "compare"
+
+
 def test_mistakes_are_named(make_run: Any, workplace: Path) -> None:
     make_run("one/a")
     make_run("two/a", stages=(), mode="predict")
+    make_run("two/b", stages=(), mode="repeat")
     Path("notes.csv").write_text("path,label\n")
     expected = {
         (): "needs at least two runs, and has none. Write --compare RUN RUN, each a run folder, a "
@@ -376,8 +388,10 @@ def test_mistakes_are_named(make_run: Any, workplace: Path) -> None:
         ("runs/one/a", "runs/one/a/checkpoints/best.ckpt"): "is no run folder and no "
         "table of predictions, got 'runs/one/a/checkpoints/best.ckpt'. Give the run folder of a "
         "checkpoint, not its file.",
-        ("runs/one/a", "runs/two/a"): "is a run of --predict, whose images have no truth, got "
+        ("runs/one/a", "runs/two/a"): "is a run of --predict, which predicts no images whose truth is known, got "
         "'runs/two/a'. Give a training, or a run of --test or --val.",
+        ("runs/one/a", "runs/two/b"): "is a repetition over seeds, of several trainings, got "
+        "'runs/two/b'. Give some of them, as runs/two/b/repeats/*.",
     }  # fmt: skip
     for words, message in expected.items():
         assert refusal(*words) == f"--compare: {message}"
