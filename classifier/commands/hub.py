@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,23 +22,17 @@ _PRINTABLE = re.compile(r"^[\x21-\x7e]+$")
 
 
 def access_token() -> str:
-    """The user's access token: of the environment, or of a login that huggingface_hub has kept.
+    """The user's access token, of the environment alone: whose token it is must be said on purpose.
 
     Raises:
         ConfigError: there is none, or it is none.
     """
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import OIDCError
-
-    try:
-        token = get_token()
-    except OIDCError as error:
-        raise ConfigError("HF_OIDC_RESOURCE", reason_of(error)) from error
-    if token is None:
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
         raise ConfigError(
             TOKEN, "there is no access token for the Hugging Face Hub",
             remedy=f"Make one that may write at {_TOKENS_PAGE}, and put it into the environment "
-            f"variable {TOKEN}, or log in once by `hf auth login`",
+            f"variable {TOKEN}",
         )  # fmt: skip
     if not _PRINTABLE.match(token):
         # Libraries would show it in their errors.

@@ -238,7 +238,7 @@ def test_bad_name_is_told_before_the_hub_is_asked(
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        (None, r"^HF_TOKEN: there is no access token .*hf auth login"),
+        (None, r"^HF_TOKEN: there is no access token .*environment variable HF_TOKEN\."),
         ("hf_a b", r"^HF_TOKEN: is no access token: it holds spaces"),
         ("hf_wrong", r"^--push_to_hub: the Hub does not accept the access token \(401: Invalid"),
     ],
