@@ -36,7 +36,7 @@ class Result:
     """What a run came to: returned by `main`, and the content of result.json.
 
     Args:
-        mode: train, validate, test, predict, check, lr_find or verify_repro.
+        mode: train, validate, test, predict, explain, check, lr_find or verify_repro.
         status: running, completed, interrupted or failed.
         output_dir: The run folder.
         metrics: Final value of every logged metric, by its name.
@@ -98,7 +98,7 @@ class Run:
 
     Args:
         folder: An existing folder.
-        mode: train, validate, test, predict, check or lr_find.
+        mode: train, validate, test, predict, explain, check, lr_find or verify_repro.
         started: time.time() at the start of the command.
         writes: Whether this process writes into the folder; of several, one does.
     """
@@ -141,7 +141,7 @@ def create_run(experiment: str, mode: str, started: float, *, first: bool = True
 
     Args:
         experiment: Name of the experiment, may be nested with slashes.
-        mode: train, validate, test, predict, check or lr_find.
+        mode: train, validate, test, predict, explain, check, lr_find or verify_repro.
         started: time.time() at the start of the command.
         first: False in the further processes of a distributed run, which make no folder; one that
             was not told of it learns it when the processes have found each other.
