@@ -4,8 +4,7 @@
 
 FOLDER holds one sub-folder per class; without it photographs of 400 x 500 pixels are generated.
 Every way reads the same files in the same process without workers: random resized crop to 224
-pixels and a flip, in batches of 32. Every round runs each way once, in turn; medians, the span from
-the first to the third quartile, and ratios to the bare decoder and to timm's loader are printed.
+pixels and a flip, in batches of 32.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import albumentations as A
 import cv2
@@ -28,29 +28,19 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.measuring import Case, Comparison, Quantity, run
+from benchmarks.pictures import files_below, write_photos
 from classifier import FolderImageDataset, ImageDataModule, RandomResizedCrop
 
 BATCH = 32
 SIDE = 224
+DECODER = "decoder alone (OpenCV)"
 Way = Callable[[], int]
-
-
-def write_photos(root: Path, number: int = 120, size: tuple[int, int] = (400, 500)) -> Path:
-    """Smooth pictures with a camera's noise, four classes, JPEG quality 90."""
-    rng = np.random.default_rng(0)
-    for index in range(number):
-        coarse = rng.integers(0, 256, (size[0] // 25, size[1] // 25, 3), dtype=np.uint8)
-        large = Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
-        noisy = np.asarray(large) + rng.normal(0, 6, (*size, 3))
-        file = root / f"class{index % 4}" / f"{index:04d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, quality=90)
-    return root
 
 
 def enlarge(photos: Path, root: Path, megapixels: float, number: int = BATCH) -> Path:
     """The first photographs at the size of a phone's."""
-    for index, file in enumerate(sorted(p for p in photos.rglob("*") if p.is_file())[:number]):
+    for index, file in enumerate(files_below(photos)[:number]):
         with Image.open(file) as image:
             factor = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
             size = (round(image.width * factor), round(image.height * factor))
@@ -63,13 +53,13 @@ def enlarge(photos: Path, root: Path, megapixels: float, number: int = BATCH) ->
 
 def ways(photos: Path, cache: Path) -> Iterator[tuple[str, Way]]:
     """What is compared: each gives the number of images that it has read."""
-    files = sorted(path for path in photos.rglob("*") if path.is_file())
+    files = files_below(photos)
 
     def bare(decode: Callable[[bytes], Any]) -> Way:
         return lambda: sum(decode(file.read_bytes()) is not None for file in files)
 
     yield (
-        "decoder alone (OpenCV)",
+        DECODER,
         bare(lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)),
     )
     yield (
@@ -125,55 +115,48 @@ def torchvision_loader(photos: Path) -> Way:
     return lambda: sum(len(images) for images, _ in loader)
 
 
-def measure(photos: Path, cache: Path, rounds: int) -> dict[str, list[float]]:
-    """Images a second of every way, interleaved."""
-    compared = dict(ways(photos, cache))
-    rates: dict[str, list[float]] = {name: [] for name in compared}
-    for way in compared.values():
-        way()
-    for _ in range(rounds):
-        for name, way in compared.items():
-            started = time.perf_counter()
-            number = way()
-            rates[name].append(number / (time.perf_counter() - started))
-    return rates
+def rate(way: Way) -> Callable[[], float]:
+    """Images a second."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        number = way()
+        return number / (time.perf_counter() - started)
+
+    return once
 
 
-def show(rates: dict[str, list[float]], title: str) -> None:
-    """Print a table."""
-    rounds = len(next(iter(rates.values())))
-    print(f"\n| {title} (n = {rounds}) | images/s | quartiles | x the decoder | x timm |")
-    print("|---|---|---|---|---|")
-    bare = rates["decoder alone (OpenCV)"]
-    for name, values in rates.items():
-        low, _, high = statistics.quantiles(values, n=4)
-        # Ratios of what ran side by side: other work on the machine slows both.
-        to_bare, to_timm = (
-            statistics.median(v / o for v, o in zip(values, other, strict=True))
-            for other in (bare, rates["timm"])
-        )
-        middle = statistics.median(values)
-        print(f"| {name} | {middle:.0f} | {low:.0f}-{high:.0f} | {to_bare:.2f} | {to_timm:.2f} |")
+def compared(key: str, title: str, photos: Path, cache: Path, rounds: int) -> Comparison:
+    """All ways over one folder."""
+    cases = tuple(
+        Case(name, rate(way), ours=name.startswith("ours")) for name, way in ways(photos, cache)
+    )
+    quantity = Quantity("images/s", more_is_better=True)
+    return Comparison(key, title, cases, (DECODER, "timm"), (quantity,), rounds)
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument("--megapixels", type=float, default=12.0)
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
+def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
+    """Photographs as they are, and as large as a phone's."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        photos = given.photos or write_photos(folder / "photos")
-        show(measure(photos, folder / "cache", given.rounds), "photographs of 0.2 megapixels")
+        number = BATCH if given.smallest else 120
+        photos = given.photos or write_photos(folder / "photos", number)
+        title = f"{len(files_below(photos))} photographs"
+        yield compared("data", title, photos, folder / "cache", 9)
         if given.megapixels:
-            large = enlarge(photos, folder / "large", given.megapixels)
-            rates = measure(large, folder / "cache", max(2, given.rounds // 2))
-            show(rates, f"of {given.megapixels:g} megapixels")
+            megapixels = min(given.megapixels, 1.0) if given.smallest else given.megapixels
+            large = enlarge(photos, folder / "large", megapixels)
+            title = f"{len(files_below(large))} of {megapixels:g} megapixels"
+            yield compared("data.large", title, large, folder / "cache", 5)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The benchmark's own."""
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--megapixels", type=float, default=12.0)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", comparisons, options)

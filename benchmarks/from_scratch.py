@@ -24,6 +24,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import albumentations
 import cv2
 import numpy as np
@@ -117,7 +119,7 @@ def optimizer_of(model: nn.Module, recipe: str) -> torch.optim.Optimizer:
     ]
     if recipe == "default":
         return torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
-    return timm.optim.create_optimizer_v2(groups, "muon", lr=3e-3, weight_decay=0.0, momentum=0.9)
+    return timm.optim.create_optimizer_v2(groups, "muon", lr=3e-3, weight_decay=0.0, momentum=0.9)  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()
@@ -152,7 +154,7 @@ def train_plain(images: Path, recipe: str, seed: int) -> nn.Module:
         lambda step: (step + 1) / warmup if step < warmup
         else (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2,
     )  # fmt: skip
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)  # type: ignore[no-untyped-call]
     for epoch in range(EPOCHS[recipe]):
         for pixels, indices in loader:
             inputs, targets = normalised(pixels), nn.functional.one_hot(indices, 10).float()

@@ -1,16 +1,17 @@
 """A frozen encoder that runs once for each image, beside one that runs every epoch.
 
-    python benchmarks/frozen.py epochs --images FOLDER [--epochs 10] [--rounds 3] [--bf16]
-                                       [--freeze true 0.5] [--from_files]
-    python benchmarks/frozen.py sweep  --images FOLDER [--trials 20] [--uncached_trials 4]
+    python benchmarks/frozen.py [--images FOLDER] [--epochs 10] [--rounds 3] [--bf16]
+                                [--freeze true 0.5] [--from_files]
+    python benchmarks/frozen.py --parts sweep [--images FOLDER] [--trials 20]
+                                [--uncached_trials 2]
 
-FOLDER holds one sub-folder per class. resnet18 at 128 pixels, fully and half frozen. `epochs`: the
-whole training by `main()` in a process that has everything imported, decoded images kept on disk
-beforehand, features filled anew in every round; beside it a plain PyTorch loop over the same timm
-model in channels_last with its images in RAM, without validation; `--bf16` is all of that in mixed
-precision. With `--from_files` nothing decoded is kept: without features every epoch decodes, as it
-does by default; there is no plain loop then. `sweep`: a search over the head's learning rate,
-with an empty feature cache at its start, and without one.
+FOLDER holds one sub-folder per class; without it images are generated. resnet18 at 128 pixels,
+fully and half frozen. The whole training by `main()` in a process that has everything imported,
+decoded images kept on disk beforehand, features filled anew in every round; beside it a plain
+PyTorch loop over the same timm model in channels_last with its images in RAM, without validation;
+`--bf16` is all of that in mixed precision. With `--from_files` nothing decoded is kept: without
+features every epoch decodes, as it does by default; there is no plain loop then. `sweep`: a search
+over the head's learning rate, with an empty feature cache at its start, and without one.
 """
 
 from __future__ import annotations
@@ -18,26 +19,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import shutil
-import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import timm
 import torch
 import yaml
 
+from benchmarks.measuring import Case, Comparison, Quantity, run
+from benchmarks.pictures import files_below, write_photos
 from classifier import main
 
 SIZE = 128
 BATCH = 32
 WORK = Path("runs/benchmark_frozen")
 CACHE = WORK / "cache"
-
-
 FROM_FILES = False
 
 
@@ -112,86 +117,96 @@ def plain_loop(images: torch.Tensor, epochs: int, freeze: bool | float, bf16: bo
     targets = torch.arange(len(images)) % 10
     started = time.perf_counter()
     for _ in range(epochs):
-        for places in torch.randperm(len(images)).split(BATCH):
+        for places in torch.randperm(len(images)).split(BATCH):  # type: ignore[no-untyped-call]
             batch = (images[places].float() - 127.5) / 60.0
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 logits = model(batch.contiguous(memory_format=torch.channels_last))
             loss = torch.nn.functional.cross_entropy(logits.float(), targets[places])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return time.perf_counter() - started
 
 
-def compare_epochs(
-    images: Path, epochs: int, rounds: int, bf16: bool, fractions: list[bool | float]
-) -> None:
-    """Print a table of both ways and the plain loop, for a fully and a half frozen encoder."""
-    number = sum(path.is_file() for path in images.rglob("*"))
+def epochs(images: Path, number_of_epochs: int, bf16: bool, freeze: bool | float) -> Comparison:
+    """Both ways and the plain loop."""
+    number = len(files_below(images))
     pixels = torch.randint(0, 256, (round(0.9 * number), 3, SIZE, SIZE), dtype=torch.uint8)
-    command(configuration(images, 1, True), "--data.cache_features", "false")  # decodes
-    print(f"| {number} images, {epochs} epochs (n = {rounds}) | seconds | span | x kept |")
-    print("|---|---|---|---|")
-    for freeze in fractions:
-        ways: dict[str, Callable[[], float]] = {
-            "features kept, filling included": lambda f=freeze: kept(images, epochs, f, bf16),
-            "every epoch": lambda f=freeze: every_epoch(images, epochs, f, bf16),
-            "plain loop, training only": lambda f=freeze: plain_loop(pixels, epochs, f, bf16),
-        }
-        if FROM_FILES:
-            del ways["plain loop, training only"]
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                seconds[name].append(way())
-        first = next(iter(seconds.values()))
-        for name, found in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(found, first, strict=True))
-            print(
-                f"| frozen {freeze}: {name} | {statistics.median(found):.1f} | "
-                f"{min(found):.1f}-{max(found):.1f} | {ratio:.2f} |",
-                flush=True,
-            )
+    work = images, number_of_epochs, freeze, bf16
+    kept_case = Case("features kept, filling included", lambda: kept(*work), ours=True)
+    every_case = Case("the encoder every epoch", lambda: every_epoch(*work), ours=True)
+    cases, references = [kept_case, every_case], [every_case.name]
+    if not FROM_FILES:
+        peer = Case("plain loop, training only", lambda: plain_loop(pixels, *work[1:]))
+        cases.append(peer)
+        references.append(peer.name)
+    title = f"{number} images, {number_of_epochs} epochs, frozen {freeze}"
+    key = f"frozen.{str(freeze).lower()}" + (".bf16" if bf16 else "")
+    key += ".from_files" if FROM_FILES else ""
+    return Comparison(key, title, tuple(cases), tuple(references), rounds=3, warm=False)
 
 
-def compare_sweeps(images: Path, epochs: int, trials: int, uncached_trials: int) -> None:
-    """Print how long a trial of a head-only sweep takes with and without the features."""
-    config = configuration(images, epochs, True)
+def sweeps(images: Path, number_of_epochs: int, trials: int, uncached_trials: int) -> Comparison:
+    """How long a trial of a head-only sweep takes with and without the features."""
+    config = configuration(images, number_of_epochs, True)
     rate = "model.init_args.optimizer_config.lr"
     config["optuna"] = {
         "tune": True, "direction": "maximize", "metric": "validation_f1_score", "pruner": None,
         "search_spaces": {rate: {"distribution": "loguniform", "low": 1e-4, "high": 1e-1}},
     }  # fmt: skip
-    command(configuration(images, 1, True), "--data.cache_features", "false")  # decodes
-    print("| head-only sweep | trials | seconds | seconds a trial |\n|---|---|---|---|")
-    for name, number, keep in (("kept", trials, "true"), ("every epoch", uncached_trials, "false")):
+    studies = itertools.count()
+
+    def a_trial(number: int, keep: str) -> float:
         forget()
-        study = f"benchmark_frozen_{name.split()[0]}_{os.getpid()}"
+        study = f"benchmark_frozen_{os.getpid()}_{next(studies)}"
         words = ["--optuna.n_trials", str(number), "--optuna.study_name", study]
-        seconds = command(config, *words, "--data.cache_features", keep)
-        print(f"| {name} | {number} | {seconds:.1f} | {seconds / number:.2f} |", flush=True)
+        return command(config, *words, "--data.cache_features", keep) / number
+
+    cases = (
+        Case(f"features kept, {trials} trials", lambda: a_trial(trials, "true"), ours=True),
+        Case(
+            f"the encoder every epoch, {uncached_trials} trials",
+            lambda: a_trial(uncached_trials, "false"),
+        ),
+    )
+    quantity = Quantity("seconds a trial")
+    title = f"head-only sweep, {number_of_epochs} epochs"
+    return Comparison(
+        "frozen.sweep", title, cases, (cases[1].name,), (quantity,), rounds=1, warm=False
+    )
 
 
-def arguments() -> argparse.Namespace:
-    """Of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["epochs", "sweep"])
-    parser.add_argument("--images", type=Path, required=True)
+def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
+    """What the command line asks for; the images are decoded and kept before."""
+    global FROM_FILES
+    FROM_FILES = given.from_files
+    found = given.images.resolve() if given.images else None
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        number = 40 if given.smallest else 300
+        images = found or write_photos(Path("photos").resolve(), number, (SIZE, SIZE))
+        length = 2 if given.smallest else given.epochs
+        command(configuration(images, 1, True), "--data.cache_features", "false")  # decodes
+        if "epochs" in given.parts:
+            for word in given.freeze:
+                freeze = word == "true" or float(word)
+                yield epochs(images, length, given.bf16, freeze)
+        if "sweep" in given.parts:
+            numbers = (3, 2) if given.smallest else (given.trials, given.uncached_trials)
+            yield sweeps(images, length, *numbers)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The benchmark's own."""
+    parts = ["epochs", "sweep"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=["epochs"])
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--freeze", nargs="+", default=["true", "0.5"])
     parser.add_argument("--from_files", action="store_true")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--uncached_trials", type=int, default=4)
-    return parser.parse_args()
+    parser.add_argument("--uncached_trials", type=int, default=2)
 
 
 if __name__ == "__main__":
-    given = arguments()
-    FROM_FILES = given.from_files
-    if given.what == "epochs":
-        fractions = [word == "true" or float(word) for word in given.freeze]
-        compare_epochs(given.images, given.epochs, given.rounds, given.bf16, fractions)
-    else:
-        compare_sweeps(given.images, given.epochs, given.trials, given.uncached_trials)
+    run(__doc__ or "", comparisons, options)

@@ -1,24 +1,31 @@
 """The report: seconds from predictions.csv to figures with intervals, pictures and the page.
 
-    python benchmarks/report.py [IMAGES] [ROUNDS]        (default: 10000 3)
+    python benchmarks/report.py [--number 10000] [--rounds 3]
 
-Each round is a process of its own for every number of classes, that has torch and torchmetrics
-imported, as a training has; matplotlib, pandas and jinja2 count. Medians and the smallest and
-largest are printed, and the size of the folder. `several` are 20 labels per image.
+Each is a process of its own, that has torch and torchmetrics imported, as a training has;
+matplotlib, pandas and jinja2 count. `several` are 20 labels per image. The peer is a short script
+as it is written by hand over the same table: scikit-learn's classification report, a picture of its
+confusion matrix, a ROC curve, no intervals.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from benchmarks.measuring import Case, Comparison, run
+
 ROOT = Path(__file__).parents[1]
+PEER = "10 classes by hand"
 KINDS = {"2": 2, "10": 10, "200": 200, "1000": 1000, "several": 20}
 WORK = """
 import sys, time
@@ -30,6 +37,27 @@ table, task, folder = sys.argv[1:]
 started = time.perf_counter()
 evaluation = evaluate(read_predictions(Path(table), task), "test")
 write_report(Path(folder), [evaluation], lambda row: None, title="benchmark")
+print(time.perf_counter() - started)
+"""
+BY_HAND = """
+import sys, time
+from pathlib import Path
+import torch, torchmetrics
+table, task, folder = sys.argv[1:]
+started = time.perf_counter()
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, classification_report
+rows = pd.read_csv(table)
+scores = rows.filter(like="prob_").to_numpy()
+Path(folder).mkdir(exist_ok=True)
+Path(folder, "report.txt").write_text(classification_report(rows.target, rows["index"]))
+ConfusionMatrixDisplay.from_predictions(rows.target, rows["index"], include_values=False)
+plt.savefig(Path(folder, "confusion.png"))
+RocCurveDisplay.from_predictions(rows.target == 1, scores[:, 1])
+plt.savefig(Path(folder, "roc.png"))
 print(time.perf_counter() - started)
 """
 
@@ -59,30 +87,36 @@ def write_table(file: Path, kind: str, num_images: int) -> None:
             writer.writerow([f"{row}.jpg", "", chosen, "", *cells, "", target])
 
 
-def main() -> None:
-    """Measure."""
-    num_images, rounds = [int(word) for word in sys.argv[1:]] + [10_000, 3][len(sys.argv) - 1 :]
+def seconds(work: str, folder: Path, kind: str) -> Callable[[], float]:
+    """What the work says of itself."""
+    task = "multilabel" if kind == "several" else "multiclass"
+    words = [str(folder / f"{kind}.csv"), task, str(folder / kind)]
+
+    def once() -> float:
+        command = [sys.executable, "-c", work, *words]
+        ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        return float(ended.stdout)
+
+    return once
+
+
+def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
+    """One for all numbers of classes."""
+    number = 300 if given.smallest else given.number
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind in KINDS:
-            write_table(folder / f"{kind}.csv", kind, num_images)
-        times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        for _ in range(rounds):
-            for kind, found in times.items():
-                task = "multilabel" if kind == "several" else "multiclass"
-                words = [str(folder / f"{kind}.csv"), task, str(folder / kind)]
-                command = [sys.executable, "-c", WORK, *words]
-                ended = subprocess.run(
-                    command, cwd=ROOT, check=True, capture_output=True, text=True
-                )
-                found.append(float(ended.stdout))
-        print(f"| {num_images} images, classes | seconds (n = {rounds}) | range | folder |")
-        print("|---|---|---|---|")
-        for kind, found in times.items():
-            size = sum(file.stat().st_size for file in (folder / kind).iterdir()) / 1e6
-            span = f"{min(found):.2f}-{max(found):.2f}"
-            print(f"| {kind} | {statistics.median(found):.2f} | {span} | {size:.1f} MB |")
+            write_table(folder / f"{kind}.csv", kind, number)
+        cases = [Case(f"{kind} classes", seconds(WORK, folder, kind), ours=True) for kind in KINDS]
+        cases.append(Case(PEER, seconds(BY_HAND, folder, "10")))
+        title = f"{number} images"
+        yield Comparison("report", title, tuple(cases), (PEER,), rounds=3, warm=False)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The benchmark's own."""
+    parser.add_argument("--number", type=int, default=10_000, help="of images")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", comparisons, options)

@@ -1,24 +1,30 @@
 """Start-up: what the first answer costs, as a ratio to `import torch` and to Lightning's CLI.
 
-    python benchmarks/startup.py [ROUNDS]        (default: 7)
+    python benchmarks/startup.py [--rounds 7]
 
-Every round runs each command once, in turn, in a process of its own; medians and the span from the
-first to the third quartile are printed.
+Every command runs in a process of its own.
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.measuring import Case, Comparison, run
+
 ROOT = Path(__file__).parents[1]
-COMMANDS = {
+PEERS = {
     "import torch": ["-c", "import torch"],
     "import lightning.pytorch": ["-c", "import lightning.pytorch"],
-    "import lightning.pytorch.cli": ["-c", "import lightning.pytorch.cli"],
+    "Lightning's CLI": ["-c", "import lightning.pytorch.cli"],
+}
+OURS = {
     "main.py --help": ["main.py", "--help"],
     "missing file": ["main.py", "--config", "no-such-file.yaml"],
     "import classifier.execution": ["-c", "import classifier.execution"],
@@ -26,40 +32,24 @@ COMMANDS = {
 }
 
 
-def seconds(arguments: list[str]) -> float:
+def seconds(arguments: list[str]) -> Callable[[], float]:
     """Wall time of one process."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=False)
-    return time.perf_counter() - started
+
+    def once() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=False)
+        return time.perf_counter() - started
+
+    return once
 
 
-def measure(rounds: int) -> dict[str, list[float]]:
-    """Times of every command, interleaved."""
-    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for arguments in COMMANDS.values():
-        seconds(arguments)  # fill the disk cache
-    for _ in range(rounds):
-        for name, arguments in COMMANDS.items():
-            times[name].append(seconds(arguments))
-    return times
-
-
-def main() -> None:
-    """Print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    times = measure(rounds)
-    torch = statistics.median(times["import torch"])
-    cli = statistics.median(times["import lightning.pytorch.cli"])
-    print(f"| command (n = {rounds}) | seconds | quartiles | x import torch | x Lightning's CLI |")
-    print("|---|---|---|---|---|")
-    for name, values in times.items():
-        middle = statistics.median(values)
-        low, _, high = statistics.quantiles(values, n=4)
-        print(
-            f"| {name} | {middle:.2f} | {low:.2f}-{high:.2f} "
-            f"| {middle / torch:.2f} | {middle / cli:.2f} |"
-        )
+def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
+    """One; its peers are what the program imports."""
+    cases = [Case(name, seconds(words)) for name, words in PEERS.items()]
+    cases += [Case(name, seconds(words), ours=True) for name, words in OURS.items()]
+    references = ("import torch", "Lightning's CLI")
+    yield Comparison("startup", "command", tuple(cases), references, rounds=7)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", comparisons)

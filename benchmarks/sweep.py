@@ -1,22 +1,25 @@
 """What a trial of a sweep costs beyond its training: warm server and subprocess, side by side.
 
-    python benchmarks/sweep.py [ROUNDS]        (default: 5)
+    python benchmarks/sweep.py [--rounds 5]
 
 A trivial training (24 images of 32 x 32 pixels, one epoch) is run three ways, in turn: by main() in
 a process that has everything imported; as the trials of a sweep by the warm server; and as those of
 a sweep by a process of its own each. A trial's seconds are those from its start to the start of the
-next one, so that everything counts: starting, following, judging, the storage and the sampler.
+next one, so that everything counts: starting, following, judging, the storage and the sampler. A
+figure is the median of a round's trials.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
-import os
+import itertools
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,10 +31,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.measuring import Case, Comparison, run
 from classifier import main
 
 LR = "model.init_args.optimizer_config.lr"
 TRIALS = {"forkserver": 12, "subprocess": 4}
+ALONE, SUBPROCESS = "in process", "added by a process of its own"
 
 
 def configuration(root: Path) -> dict[str, Any]:
@@ -77,23 +82,23 @@ def quietly(*words: str) -> None:
         main(words)
 
 
-def in_process(file: Path) -> list[float]:
-    """Seconds of each of some trainings in this process."""
+def in_process(file: Path) -> float:
+    """Seconds of a training in this process."""
     times = []
     for _ in range(6):
         started = time.perf_counter()
         quietly("--config", str(file))
         times.append(time.perf_counter() - started)
-    return times[1:]  # the first one imports
+    return statistics.median(times)
 
 
-def by_sweep(content: dict[str, Any], launcher: str, number: int) -> list[float]:
-    """Seconds from the start of each trial to the start of the next."""
+def by_sweep(content: dict[str, Any], launcher: str, number: int, trials: int) -> float:
+    """Seconds from the start of a trial to the start of the next."""
     name = f"{launcher}-{number}"
     section = {
         "tune": True,
         "study_name": name,
-        "n_trials": TRIALS[launcher],
+        "n_trials": trials,
         "launcher": launcher,
         "metric": "validation_f1_score",
         "direction": "maximize",
@@ -106,37 +111,36 @@ def by_sweep(content: dict[str, Any], launcher: str, number: int) -> list[float]
     study = optuna.load_study(study_name=name, storage=f"sqlite:///runs/{name}/study.db")
     assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in study.trials)
     starts = [t.datetime_start.timestamp() for t in study.trials if t.datetime_start is not None]
-    return [after - before for before, after in pairwise(starts)]
+    return statistics.median(after - before for before, after in pairwise(starts))
 
 
-def run() -> None:
-    """Print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
+    """One; that a trial of the warm server costs less than a process of its own is the point."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    times: dict[str, list[float]] = {"in process": [], "forkserver": [], "subprocess": []}
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    numbers = itertools.count()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         root = Path(folder, "images")
         write_images(root)
         content = configuration(root)
         Path("alone.yaml").write_text(yaml.safe_dump(content))
-        for number in range(rounds):
-            times["in process"] += in_process(Path("alone.yaml"))
-            for launcher in TRIALS:
-                times[launcher] += by_sweep(content, launcher, number)
-        os.chdir("/")
-    alone = statistics.median(times["in process"])
-    print("| a trivial training | n | median s | quartiles | over in process | x less |")
-    print("|---|---|---|---|---|---|")
-    over = {name: statistics.median(values) - alone for name, values in times.items()}
-    for name, values in times.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        ratio = f"{over['subprocess'] / over[name]:.0f}" if over[name] > 0 else ""
-        print(
-            f"| {name} | {len(values)} | {middle:.3f} | {low:.3f}-{high:.3f} "
-            f"| {over[name]:+.3f} | {ratio} |"
+
+        def sweep(launcher: str) -> float:
+            trials = 3 if given.smallest else TRIALS[launcher]
+            return by_sweep(content, launcher, next(numbers), trials)
+
+        cases = (
+            Case(ALONE, lambda: in_process(Path("alone.yaml"))),
+            Case("warm server", lambda: sweep("forkserver"), ours=True),
+            Case("subprocess", lambda: sweep("subprocess")),
         )
+        yield Comparison(
+            "sweep", "a trivial training", cases, (ALONE, SUBPROCESS),
+            derived={
+                "added by the warm server": lambda found: found["warm server"] - found[ALONE],
+                SUBPROCESS: lambda found: found["subprocess"] - found[ALONE],
+            },
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run()
+    run(__doc__ or "", comparisons)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from classifier.data.torchvision_datasets import TorchvisionDataset
     from classifier.data.transforms import RandomResizedCrop, TorchvisionTransform
     from classifier.entry import main
+    from classifier.inference.predictor import Predictor
     from classifier.model.classifier import ImageClassifier
     from classifier.model.small_cnn import SmallCNN
 
@@ -37,6 +38,7 @@ __all__ = [
     "ImageDataset",
     "MetricsLogger",
     "ModelCost",
+    "Predictor",
     "RandomResizedCrop",
     "Sample",
     "SmallCNN",
@@ -57,6 +59,7 @@ _HOMES = {
     "ImageDataset": "classifier.data.datasets",
     "MetricsLogger": "classifier.callbacks.metrics",
     "ModelCost": "classifier.callbacks.cost",
+    "Predictor": "classifier.inference.predictor",
     "RandomResizedCrop": "classifier.data.transforms",
     "Sample": "classifier.data.datasets",
     "SmallCNN": "classifier.model.small_cnn",

@@ -49,10 +49,14 @@ _MODE_FLAGS = {flag: name for name, mode in MODES.items() for flag in mode.flags
 # Options that are a field of Command by their name.
 _SWITCHES = ("--print_config", "--strict", "--public", "--label_issues")
 _COUNTS = ("--folds", "--repeat")
-_VALUES = ("--ckpt_path", "--output")
+_VALUES = ("--ckpt_path", "--output", "--opset", "--precision", "--input")
 _FLAGS = (
     *_MODE_FLAGS, *_SWITCHES, *_COUNTS, *_VALUES, "--config", "--allow_module", "--help",
 )  # fmt: skip
+# What --export takes, the default first.
+EXPORT_FORMATS = ("onnx", "torch_export", "torchscript", "huggingface", "safetensors")
+PRECISIONS = ("fp32", "fp16", "int8")
+INPUTS = ("uint8", "float")
 
 
 @dataclass
@@ -64,9 +68,13 @@ class Command:
         configs: Configuration files, later ones win.
         overrides: (dotted key, text) pairs in the order given.
         ckpt_path: A checkpoint file, a run folder, or `last`; None without one.
-        paths: Images and folders to predict or to explain, or runs to compare.
-        output: Folder for a comparison; None makes one below runs/.
-        export_format: What to export to.
+        paths: Images and folders to predict, to explain or to verify an export on, or runs to
+            compare.
+        output: Folder for a comparison or an export; None makes one below runs/.
+        export_format: One of EXPORT_FORMATS.
+        opset: Of an ONNX file, at least 1; None is the exporter's choice.
+        precision: One of PRECISIONS, in which an export keeps its weights; None is the first.
+        input: One of INPUTS, which an export takes; None is the first.
         allowed: Packages of the user's own that a checkpoint may name.
         print_config: Print the resolved configuration and stop.
         strict: Let --check refuse warnings, too.
@@ -87,6 +95,9 @@ class Command:
     paths: list[str] = field(default_factory=list)
     output: str | None = None
     export_format: str | None = None
+    opset: int | None = None
+    precision: str | None = None
+    input: str | None = None
     allowed: list[str] = field(default_factory=list)
     print_config: bool = False
     strict: bool = False
@@ -137,7 +148,9 @@ def _set_mode(command: Command, flag: str, earlier: str | None, tokens: list[str
     if command.mode in _WITH_PATHS:
         command.paths = _take_values(tokens)
     elif flag == "--export":
-        command.export_format = _take_value(flag, tokens)
+        given = _take_values(tokens)
+        command.export_format = given[0] if given else ""
+        command.paths = given[1:]
     elif flag == "--push_to_hub":
         command.repository = _take_value(flag, tokens)
     elif flag == "--verify_repro" and tokens and not tokens[0].startswith("-"):
@@ -155,6 +168,8 @@ def _set_option(command: Command, token: str, tokens: list[str]) -> None:
         setattr(command, token.removeprefix("--"), True)
     elif token in _COUNTS:
         setattr(command, token.removeprefix("--"), _take_count(token, tokens))
+    elif token == "--opset":
+        command.opset = _take_count(token, tokens, least=1, example=20)
     elif token in _VALUES:
         setattr(command, token.removeprefix("--"), _take_value(token, tokens))
     else:
@@ -178,13 +193,14 @@ def _take_value(flag: str, tokens: list[str]) -> str:
     return tokens.pop(0).removeprefix("\0")
 
 
-def _take_count(flag: str, tokens: list[str]) -> int:
-    """How many trainings or steps: of one alone there is nothing to compare."""
+def _take_count(flag: str, tokens: list[str], least: int = 2, example: int = 5) -> int:
+    """A number; of trainings and steps at least two: of one there is nothing to compare."""
     text = _take_value(flag, tokens)
-    if not text.isdecimal() or int(text) < 2:
+    if not text.isdecimal() or int(text) < least:
         raise ConfigError(
-            flag, "needs a whole number, at least 2", got=text, remedy=f"Write {flag} 5"
-        )
+            flag, f"needs a whole number, at least {least}", got=text,
+            remedy=f"Write {flag} {example}",
+        )  # fmt: skip
     return int(text)
 
 
@@ -220,23 +236,20 @@ def _check(command: Command, mode_flag: str | None) -> None:
         )
     _check_push(command)
     _check_several(command)
+    _check_export(command)
     if MODES[command.mode].needs_checkpoint and command.ckpt_path is None:
         raise ConfigError(
             mode_flag or command.mode, "needs a checkpoint",
             remedy="Add --ckpt_path with a .ckpt file or a run folder",
         )  # fmt: skip
-    if command.mode == "export":
-        raise ConfigError(
-            "--export", "is not available yet", got=command.export_format,
-            remedy="Use --predict with the checkpoint",
-        )  # fmt: skip
     if not MODES[command.mode].needs_config:
         _check_stands_alone(command)
         return
-    if command.output is not None:
+    if command.output is not None and command.mode != "export":
         raise ConfigError(
-            "--output", "goes with --compare only", remedy="Add --compare, or leave --output out"
-        )
+            "--output", "goes with --compare and --export only",
+            remedy="Add one of the two, or leave --output out",
+        )  # fmt: skip
     has_source = command.configs or command.ckpt_path not in (None, "last")
     if not has_source:
         raise ConfigError(
@@ -259,6 +272,44 @@ def _check_push(command: Command) -> None:
             word, "has no effect beside --push_to_hub: a model is uploaded as it was trained",
             remedy=f"Leave {word} out",
         )  # fmt: skip
+
+
+def _check_export(command: Command) -> None:
+    """Refuse what --export cannot write, and what goes with it alone."""
+    asked = {"--opset": command.opset, "--precision": command.precision, "--input": command.input}
+    given = [flag for flag, value in asked.items() if value is not None]
+    if command.mode != "export":
+        if given:
+            other = ": a training has --trainer.precision" if given[0] == "--precision" else ""
+            raise ConfigError(
+                given[0], f"goes with --export only{other}",
+                remedy=f"Add --export FORMAT, or leave {given[0]} out",
+            )  # fmt: skip
+        return
+    form = command.export_format
+    _check_one_of("--export", "format", form, EXPORT_FORMATS)
+    _check_one_of("--precision", "precision", command.precision or PRECISIONS[0], PRECISIONS)
+    _check_one_of("--input", "input", command.input or INPUTS[0], INPUTS)
+    if form != "onnx" and (command.opset is not None or command.precision == "int8"):
+        flag = "--opset" if command.opset is not None else "--precision"
+        raise ConfigError(
+            flag, f"{'int8 ' if flag == '--precision' else ''}goes with --export onnx only",
+            got=command.opset or command.precision, remedy=f"Leave {flag} out, or export onnx",
+        )  # fmt: skip
+    if form in ("huggingface", "safetensors") and command.input is not None:
+        raise ConfigError(
+            "--input", f"has no effect beside --export {form}, whose input is its library's own",
+            got=command.input, remedy="Leave it out",
+        )  # fmt: skip
+
+
+def _check_one_of(flag: str, what: str, value: str | None, options: Sequence[str]) -> None:
+    remedy = f"Write one of {', '.join(options)}"
+    if not value:
+        raise ConfigError(flag, f"needs a {what}", remedy=remedy)
+    if value not in options:
+        problem = f"there is no such {what}"
+        raise ConfigError(flag, problem, got=value, remedy=remedy, name=value, options=options)
 
 
 def _check_several(command: Command) -> None:

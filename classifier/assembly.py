@@ -18,6 +18,7 @@ from classifier.config import (
     check_top_level,
     check_trusted,
     class_paths,
+    for_evaluation,
     parse_word,
 )
 from classifier.importing import import_path
@@ -27,9 +28,6 @@ from classifier.runs import find_checkpoint, newest_unfinished
 from classifier.trees import merge, override
 
 log = logging.getLogger(__name__)
-
-# Of a checkpoint's trainer section, what evaluation keeps; hardware and limits are today's.
-_KEPT_FOR_EVALUATION = ("callbacks", "precision")
 
 
 @dataclass
@@ -119,14 +117,7 @@ def _saved(
         return {}
     # How its own training began does not say how this one does.
     saved: dict[str, Any] = {**checkpoint[CONFIG_KEY], "only_weights_load": False}
-    if not training:
-        trainer = saved.get("trainer") or {}
-        saved["trainer"] = {k: v for k, v in trainer.items() if k in _KEPT_FOR_EVALUATION}
-    if command.paths:
-        # The classes of the training's data sets need not be there to predict a file.
-        saved = merge(saved, {"data": {"init_args": {"dataset_classes": None}}})
-        saved["data"]["init_args"]["dataset_classes"] = {}
-    return saved
+    return saved if training else for_evaluation(saved, of_paths=bool(command.paths))
 
 
 def _admit_network(checkpoint: Mapping[str, Any], allowed: frozenset[str], source: str) -> None:

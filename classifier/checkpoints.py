@@ -1,4 +1,4 @@
-"""Checkpoints: read as data, written whole, carried over to the run that resumes them."""
+"""Checkpoints: read as data, without Lightning, and carried over to the run that resumes them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 
-from classifier.errors import ConfigError, RunError
-from classifier.files import link_or_copy, replacing
+from classifier.errors import ConfigError
+from classifier.files import link_or_copy
 from classifier.runs import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -37,34 +36,6 @@ _NOTHING_SAVED: dict[str, Any] = {
     "kth_value": None,
     "last_model_path": "",
 }
-
-
-class WholeFileIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name and renames it: a kill leaves the old one.
-
-    Lightning's own stages the file in the temporary folder, often another file system, where the
-    move is a copy that a kill can cut short.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            RunError: the disk is full, or may not be written.
-        """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with replacing(target) as temporary:
-                torch.save(checkpoint, temporary)
-        except (OSError, RuntimeError) as error:
-            # torch's zip writer reports a full disk as a RuntimeError.
-            raise RunError(
-                f"the checkpoint {target} could not be written ({error}). "
-                "Free disk space; the checkpoints before it are intact"
-            ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class ClassifierCLI(LightningCLI):
         """Parse the configuration."""
         self.given = args
         check_names(args)
+        if args["trainer"].get("precision") == "auto":
+            args = {**args, "trainer": {**args["trainer"], "precision": None}}  # settled later
         try:
             self.config = parser.parse_object(copy.deepcopy(args))  # it changes lists in place
         except ArgumentError as error:

@@ -45,6 +45,8 @@ _PLAIN_TEXT_KEYS = frozenset(
         "target_modules", "exclude_modules", "layers_pattern",
     }
 )  # fmt: skip
+# Of a checkpoint's trainer section; hardware and limits are today's.
+_KEPT_FOR_EVALUATION = ("callbacks", "precision")
 _BOOLEAN_WORDS = frozenset({"on", "off", "yes", "no"})
 
 
@@ -293,3 +295,20 @@ def _import_paths(node: Any, key: str) -> Iterator[tuple[str, str]]:
 def _name_of(key: str) -> str:
     """The last part of a dotted key that is no list index."""
     return next((part for part in reversed(key.split(".")) if not part.isdigit()), "")
+
+
+def for_evaluation(saved: Mapping[str, Any], *, of_paths: bool) -> dict[str, Any]:
+    """What a training's configuration says to a command that does not train.
+
+    Args:
+        saved: Of a checkpoint.
+        of_paths: Whether images are named by their paths, so that no data set is needed.
+    """
+    trainer = saved.get("trainer") or {}
+    kept = {key: trainer[key] for key in _KEPT_FOR_EVALUATION if key in trainer}
+    if not of_paths:
+        return {**saved, "trainer": kept}
+    # The classes of the training's data sets need not be there to predict a file.
+    changed = merge(saved, {"data": {"init_args": {"dataset_classes": None}}})
+    changed["data"]["init_args"]["dataset_classes"] = {}
+    return {**changed, "trainer": kept}

@@ -52,6 +52,12 @@ def main(args: Sequence[str] | None = None) -> Result | None:
         from classifier.commands.compare import compare_runs  # imports numpy
 
         return compare_runs(command.paths, command.output, started)
+    if command.mode == "predict" and not command.help:
+        from classifier.commands.light_prediction import predict_lightly  # imports numpy
+
+        result = predict_lightly(command, started)
+        if result is not None:
+            return result
     layers = [read_config(path) for path in command.configs]
     experiment = Path(command.configs[0]).stem if command.configs else "experiment"
     if command.mode == "train" and not command.print_config and not command.help:

@@ -25,6 +25,7 @@ COMMANDS = {
     "test": ("evaluate", "evaluate"),
     "predict": ("evaluate", "evaluate"),
     "explain": ("explain", "explain"),
+    "export": ("export", "export_model"),
     "check": ("check", "check"),
     "lr_find": ("lr_find", "find_learning_rate"),
     "push_to_hub": ("push", "push_to_hub"),

@@ -17,6 +17,8 @@ python main.py, followed by
   --check --config FILE                  verify configuration and data, train nothing
   --verify_repro [N] --config FILE       do two trainings and a resumed one come to the same bits
   --lr_find --config FILE                suggest a learning rate, change nothing
+  --export FORMAT [PATH ...] --ckpt_path CKPT  write onnx, torch_export, torchscript, huggingface
+                                         or safetensors, verified on the run's images, or these
   --push_to_hub ORG/NAME --ckpt_path CKPT  upload to the Hugging Face Hub, private
   --print_config --config FILE           print the resolved configuration
 
@@ -29,7 +31,8 @@ Options
   --ckpt_path CKPT       in training: resume from it; `last` resumes the newest unfinished run
   --strict               with --check: end with code 2 on a warning, too
   --label_issues         with --folds: list images whose label is likely wrong (needs cleanlab)
-  --output DIR           with --compare: where its tables and its report go
+  --output DIR           with --compare and --export: a new folder for what they write
+  --precision fp16       with --export: fp32, fp16 or, of onnx, int8; also --input float, --opset 20
   --public               with --push_to_hub: let everybody see the repository
   --allow_module NAME    trust a checkpoint that names classes of your own package NAME
   --<key> VALUE          override any key of the configuration, list items by their index:
@@ -37,7 +40,6 @@ Options
     --model.init_args.model_name timm/resnet18.a1_in1k
     --model.init_args.optimizer_config.lr 1e-3
     --data.init_args.dataset_classes.train.init_args.root data/train
-    --trainer.max_epochs 20
     --evaluation.calibrate temperature
 
 Examples

@@ -24,6 +24,9 @@ BEST = "best.ckpt"
 LAST = "last.ckpt"
 SOUP = "soup.ckpt"
 ERROR = "error.txt"  # what a trial said when it failed
+# How names of exports end, and what is told of one beside its file.
+_EXPORTED = (".onnx", ".pt2", ".torchscript", ".safetensors")
+_RECORD = "export.json"
 _TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
 # Set for the further processes of a distributed run, which share the first one's folder.
 RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
@@ -36,7 +39,7 @@ class Result:
     """What a run came to: returned by `main`, and the content of result.json.
 
     Args:
-        mode: train, validate, test, predict, explain, check, lr_find or verify_repro.
+        mode: train, validate, test, predict, explain, export, check, lr_find or verify_repro.
         status: running, completed, interrupted or failed.
         output_dir: The run folder.
         metrics: Final value of every logged metric, by its name.
@@ -53,6 +56,8 @@ class Result:
         calibration: What evaluation.calibrate and tune_thresholds came to on the validation images.
         evaluated: Stage -> figures of its report: of the checkpoint that the folder stands for.
         verdicts: Stage -> what these come to, in a sentence.
+        export: Of an export file (relative to the run folder), format, precision, opset, bytes,
+            num_images, labels_equal, num_undecided and max_difference of its verification.
         num_images: Rows of that table, or images that were checked.
         num_errors: Of these, images that could not be decoded.
         num_undecided: Of these, images that evaluation.abstain_below leaves open.
@@ -81,6 +86,7 @@ class Result:
     calibration: dict[str, Any] = field(default_factory=dict)
     evaluated: dict[str, dict[str, float]] = field(default_factory=dict)
     verdicts: dict[str, str] = field(default_factory=dict)
+    export: dict[str, Any] = field(default_factory=dict)
     num_images: int | None = None
     num_errors: int | None = None
     num_undecided: int | None = None
@@ -98,7 +104,7 @@ class Run:
 
     Args:
         folder: An existing folder.
-        mode: train, validate, test, predict, explain, check, lr_find or verify_repro.
+        mode: train, validate, test, predict, explain, export, check, lr_find or verify_repro.
         started: time.time() at the start of the command.
         writes: Whether this process writes into the folder; of several, one does.
     """
@@ -141,7 +147,7 @@ def create_run(experiment: str, mode: str, started: float, *, first: bool = True
 
     Args:
         experiment: Name of the experiment, may be nested with slashes.
-        mode: train, validate, test, predict, explain, check, lr_find or verify_repro.
+        mode: train, validate, test, predict, explain, export, check, lr_find or verify_repro.
         started: time.time() at the start of the command.
         first: False in the further processes of a distributed run, which make no folder; one that
             was not told of it learns it when the processes have found each other.
@@ -214,7 +220,7 @@ def find_checkpoint(path: str) -> Path:
         path: A checkpoint file, or a run folder, which stands for its best checkpoint, or a soup.
 
     Raises:
-        ConfigError: no such file, a folder without checkpoints, or a remote address.
+        ConfigError: no such file, a folder without checkpoints, an export, or a remote address.
     """
     if re.match(r"^[a-z][a-z0-9+.-]*://", path, flags=re.IGNORECASE):
         raise ConfigError(
@@ -222,6 +228,7 @@ def find_checkpoint(path: str) -> Path:
             remedy="Download the file first",
         )  # fmt: skip
     found = Path(path)
+    _check_no_export(found)
     if found.is_dir():
         # A soup is only there when it is better than the best single one.
         candidates = [found / CHECKPOINTS / name for name in (SOUP, BEST, LAST)]
@@ -255,6 +262,34 @@ def find_checkpoint(path: str) -> Path:
             remedy="Give a .ckpt file or a run folder", name=found.name, options=names,
         )  # fmt: skip
     return found
+
+
+def _check_no_export(path: Path) -> None:
+    """Refuse what --export wrote, and name the checkpoint that it was made from."""
+    if path.is_dir():
+        records = [file for file in (path / _RECORD, *path.glob(f"*/{_RECORD}")) if file.is_file()]
+        is_export = (path / _RECORD) in records or _result(path).get("mode") == "export"
+    else:
+        records = [file for file in (path.parent / _RECORD,) if file.is_file()]
+        is_named = path.suffix.lower() in _EXPORTED or path.name == _RECORD
+        is_export = path.is_file() and is_named
+    if not is_export:
+        return
+    checkpoint = _checkpoint_in(records[0]) if records else None
+    raise ConfigError(
+        "ckpt_path", "is an export, with which one can only predict", got=str(path),
+        remedy="A training, an evaluation and another export need the checkpoint that it was made "
+        f"from{f': {checkpoint}' if checkpoint else ''}",
+    )  # fmt: skip
+
+
+def _checkpoint_in(record: Path) -> str | None:
+    """What an export was made from; None where its record is damaged."""
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))["checkpoint"]["path"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return told if isinstance(told, str) else None
 
 
 def _result(folder: Path) -> dict[str, Any]:

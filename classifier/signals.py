@@ -45,6 +45,11 @@ def handling_signals(handler: Handler) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
+def ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal: one whose parent ends it needs not hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def end_at_once(signum: int, frame: FrameType | None) -> None:
     """A handler for what has nothing to save.
 

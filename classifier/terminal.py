@@ -199,6 +199,8 @@ def print_result(result: Result) -> None:
         show(f"best {result.monitor}: {result.best_score:.6g} ({result.best_checkpoint})")
     for sentence in result.verdicts.values():
         show(sentence)
+    if result.export:
+        _print_export(result)
     if result.report is not None:
         show(f"report: {Path(result.output_dir, result.report).as_posix()}")
     if result.predictions is not None:
@@ -206,3 +208,19 @@ def print_result(result: Result) -> None:
         if result.num_undecided is not None:
             show(f"undecided: {result.num_undecided} of {result.num_images} images")
         show(f"predictions: {Path(result.output_dir, result.predictions).as_posix()}")
+
+
+def _print_export(result: Result) -> None:
+    """Where the file is, and how near it comes to its checkpoint."""
+    told = result.export
+    parts = [f"{told['bytes'] / 1e6:,.1f} MB"]
+    parts += [] if told["opset"] is None else [f"opset {told['opset']}"]
+    file = Path(result.output_dir, told["file"]).as_posix()
+    show(f"exported: {file} ({', '.join([*parts, told['precision']])})")
+    labels = "labels equal"
+    if told["num_undecided"]:
+        labels += f" but for {told['num_undecided']}, between two that were as good as equal"
+    show(
+        f"verified: {told['num_images']} images, {labels}, probabilities within "
+        f"{told['max_difference']:.2g}"
+    )

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for kind in "" -dev; do
+for kind in "" -dev -serve; do
   uv pip compile -q "requirements$kind.txt" --universal --python-version 3.11 \
     --generate-hashes --no-header --no-emit-index-url -o "requirements$kind.lock"
 done

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from classifier import ImageClassifier, main
+from classifier.checkpoint_writing import WholeFileIO
 from classifier.checkpoints import (
-    WholeFileIO,
     load_checkpoint,
     random_state,
     restore_random_state,

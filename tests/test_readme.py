@@ -32,7 +32,7 @@ def test_configuration_of_the_readme_is_in_order(images: Path, workplace: Path) 
 
 @pytest.mark.filterwarnings("ignore")
 def test_python_of_the_readme_runs(images: Path, workplace: Path, capsys: Any) -> None:
-    (python_block,) = blocks("python")
+    python_block, _ = blocks("python")
     small = (
         python_block.replace("timm/resnet18.a1_in1k", "timm/test_resnet")
         .replace("freeze_encoder=0.5", "freeze_encoder=0.5, pretrained=False")
@@ -41,6 +41,14 @@ def test_python_of_the_readme_runs(images: Path, workplace: Path, capsys: Any) -
     )
     exec(compile(small, "README.md", "exec"), {})
     assert "tensor(" in capsys.readouterr().out
+
+
+def test_predictor_of_the_readme_predicts(trained: Path, images: Path, capsys: Any) -> None:
+    _, block = blocks("python")
+    there = block.replace('"model.onnx"', repr(str(trained)))
+    there = there.replace('"cat.jpg"', repr(str(images / "new/0.png")))
+    exec(compile(there, "README.md", "exec"), {})
+    assert "'blue'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,23 @@ FLOORS = [
     ["classifier.cli"],
     ["classifier.explain"],
     ["classifier.callbacks", "classifier.tuning"],
-    ["classifier.evaluation"],
+    ["classifier.evaluation", "classifier.export"],
+    ["classifier.inference"],
     ["classifier.terminal"],
-    ["classifier.model", "classifier.data", "classifier.checkpoints"],
+    [
+        "classifier.model",
+        "classifier.data",
+        "classifier.checkpoints",
+        "classifier.checkpoint_writing",
+    ],
     ["classifier.runs", "classifier.ranks", "classifier.rank_launcher"],
     ["classifier.arguments", "classifier.manual"],
     ["classifier.masking"],
     ["classifier.importing", "classifier.preprocessing", "classifier.config"],
+    ["classifier.image_steps"],
     [
         "classifier.files",
+        "classifier.opencv_resize",
         "classifier.page",
         "classifier.signals",
         "classifier.spreadsheets",
@@ -94,9 +102,10 @@ def test_no_circle_of_imports() -> None:
 # A module of the diagram in the README -> what it stands for there, beside the package of its name.
 DRAWN = {
     "arguments": "shared", "manual": "shared", "warm": "entry", "assembly": "cli", "explain": "cli",
-    "checkpoints": "runs", "ranks": "runs", "rank_launcher": "runs", "terminal": "runs",
+    "checkpoints": "runs", "checkpoint_writing": "runs", "ranks": "runs",
+    "rank_launcher": "runs", "terminal": "runs",
     "config": "shared", "errors": "shared", "files": "shared", "importing": "shared",
-    "masking": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared",
+    "image_steps": "shared", "masking": "shared", "opencv_resize": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared",
     "spreadsheets": "shared", "trees": "shared",
 }  # fmt: skip
 
@@ -143,7 +152,7 @@ ONE_PLACE = {
     r"\bos\.(replace|rename)\(": {"files"},
     r"\bcv2\.im(read|decode)\(": {"data.jpeg"},
     r"\bImage\.open\(": {"data.decoding", "data.checking"},  # checking: of the header alone
-    r"\bsignal\.signal\(": {"signals", "data.loading"},  # loading: in worker processes
+    r"\bsignal\.signal\(": {"signals", "data.worker_signals"},
     r"\bseed_everything\(|\bnp\.random\.seed\(": set(),  # Lightning's command line does it
 }
 

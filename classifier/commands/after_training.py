@@ -94,7 +94,9 @@ def report_on_training(
             folder.mkdir(parents=True, exist_ok=True)
             writer = PredictionsWriter(folder, job.cli.evaluation)
             _predict(prepared, stage, writer, recorder)
-            evaluation = judge(job, prepared.model, stage, writer.file, run.result.calibration)
+            evaluation = judge(
+                job, prepared.model, stage, writer.table.file, run.result.calibration
+            )
             judged.insert(0, evaluation)
             report_folder = folder / FOLDER if folder == run.folder else folder
             report_on(job, prepared.data, run, report_folder, judged, checkpoint)
@@ -137,7 +139,7 @@ def calibrate_after_training(job: Job, prepared: Prepared, run: Run, recorder: R
     try:
         writer = PredictionsWriter(folder, EvaluationSettings())  # of each image as it is
         _predict(prepared, "validation", writer, recorder)
-        predictions = read_predictions(writer.file, task_of(model), model.class_names)
+        predictions = read_predictions(writer.table.file, task_of(model), model.class_names)
         run.result.calibration = calibrate(checkpoint, predictions, settings)
     except (RunError, OSError) as error:
         raise RunError(
@@ -163,6 +165,6 @@ def _predict(
     callbacks: list[Callback] = [*metrics, recorder, writer]
     mode = "validate" if stage == "validation" else "test"
     trainer: Any = build_trainer({**kept, "devices": 1, "callbacks": callbacks}, mode, None)
-    views = with_views(writer.settings.tta, prepared.model, prepared.data)
+    views = with_views(writer.table.settings.tta, prepared.model, prepared.data)
     with views, recorder.obeying_signals(), redirect_stdout(sys.stderr):
         getattr(trainer, mode)(prepared.model, datamodule=prepared.data, verbose=False)

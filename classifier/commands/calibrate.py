@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from classifier.checkpoints import WholeFileIO, load_checkpoint
+from classifier.checkpoint_writing import WholeFileIO
+from classifier.checkpoints import load_checkpoint
 from classifier.errors import ConfigError, RunError
 from classifier.evaluation.calibration import (
     TunedThresholds,

@@ -13,7 +13,7 @@ from classifier.callbacks.predictions import PredictionsWriter
 from classifier.callbacks.recorder import RunRecorder
 from classifier.commands.calibrate import settle_calibration
 from classifier.commands.job import Job
-from classifier.commands.predicting import check_predicting, tell_predictions, with_views
+from classifier.commands.predicting import check_predicting, with_views
 from classifier.commands.prepare import check_metrics
 from classifier.commands.report import can_be_judged, report_on_evaluation
 from classifier.commands.trainer import as_list, attach, build_trainer, collect
@@ -73,7 +73,7 @@ def _evaluate(
         else:
             trainer.predict(model, datamodule=data, return_predictions=False)
     if writes:
-        tell_predictions(writer, run.result)
+        writer.table.tell(run.result)
     collect(trainer, run)
     if mode != "predict" and settings.report and can_be_judged(model, data):
-        report_on_evaluation(job, model, data, run, writer.file)
+        report_on_evaluation(job, model, data, run, writer.table.file)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from classifier.arguments import Command
 from classifier.assembly import Assembled
 from classifier.cli import ClassifierCLI
-from classifier.commands.out_of_memory import out_of_memory
+from classifier.commands.ending import carry_out
 from classifier.commands.receipt import STAGES, merged, receipt
-from classifier.errors import ConfigError, Interrupted, RunError, full_disk
 from classifier.runs import Result, Run, create_run
-from classifier.terminal import Log, print_result, show, without_traceback
+from classifier.terminal import Log, show
 
 log = logging.getLogger(__name__)
 
@@ -100,31 +98,4 @@ class Job:
             data: The data module, whose batch size is named when memory ran out.
             work: Fills in the run's result.
         """
-        result = run.result
-        try:
-            work()
-            result.status = "completed"
-        except (Interrupted, KeyboardInterrupt):
-            result.status, result.error = "interrupted", "ended by a signal"
-            raise
-        except (ConfigError, RunError) as error:
-            result.status, result.error = "failed", without_traceback(error)
-            log.debug("", exc_info=True)
-            if isinstance(error, RunError):
-                raise RunError(result.error) from error
-            raise
-        except Exception as error:
-            result.status, result.error = "failed", f"{type(error).__name__}: {error}"
-            if (full := full_disk(error)) is not None:
-                raise full from error
-            log.error("%s", traceback.format_exc())
-            known = out_of_memory(error, getattr(data, "batch_size", None), result.mode)
-            if known is None:
-                raise
-            raise RunError(known) from error
-        finally:
-            run.write_result()
-            if result.status == "completed":
-                print_result(result)
-            show(run.folder.as_posix())
-        return result
+        return carry_out(run, work, getattr(data, "batch_size", None))

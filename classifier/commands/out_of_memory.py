@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 # How the libraries word it where they raise no class of its own.
 _SIGNS = (
     "CUDA out of memory",
@@ -34,7 +32,7 @@ def out_of_memory(error: BaseException, batch_size: int | None, mode: str) -> st
             "a DataLoader worker died, most often because memory ran out. Lower "
             "data.init_args.num_workers or data.init_args.batch_size" + _now(batch_size)
         )
-    if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _SIGNS[:6]):
+    if type(error).__name__ == "OutOfMemoryError" or any(sign in text for sign in _SIGNS[:6]):
         return f"the device's memory is full. {_remedies(batch_size, mode)}"
     if isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS[6:]):
         return (

@@ -44,6 +44,7 @@ class Prepared:
         trainer: With this program's defaults.
         arguments: Of lightning.Trainer, as configured.
         callbacks: The configuration's.
+        monitor: Metric and mode by which the best checkpoint is chosen by default.
         missing: Of a check: what is wrong with the pretrained weights.
     """
 
@@ -52,6 +53,7 @@ class Prepared:
     trainer: Any
     arguments: dict[str, Any]
     callbacks: list[Callback]
+    monitor: tuple[str, str] | None = None
     missing: ConfigError | None = None
 
 
@@ -76,7 +78,8 @@ def prepare(job: Job, **overrides: Any) -> Prepared:
     check_monitors(callbacks, model, data)
     monitor = default_monitor(callbacks, data)
     mode = "lr_find" if job.mode == "lr_find" else "train"
-    prepared = Prepared(model, data, build_trainer(arguments, mode, monitor), arguments, callbacks)
+    trainer = build_trainer(arguments, mode, monitor)
+    prepared = Prepared(model, data, trainer, arguments, callbacks, monitor)
     check_auto_batch_size(data, prepared.trainer)
     _prepare_data_and_model(job, prepared)
     check_metrics(callbacks, model)

@@ -12,10 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from classifier.data.datamodule import ImageDataModule
-from classifier.data.fingerprints import stage_fingerprint
 from classifier.masking import masked_words
 
 # Of each mode, the stages of the data that it looks at.
@@ -25,7 +21,7 @@ STAGES = {
 }  # fmt: skip
 _PACKAGES = (
     "torch", "torchvision", "lightning", "jsonargparse", "timm", "transformers", "albumentations",
-    "torchmetrics", "numpy", "pillow", "opencv-python-headless",
+    "torchmetrics", "numpy", "pillow", "opencv-python-headless", "onnxruntime",
 )  # fmt: skip
 _CODE = Path(__file__).resolve().parents[2]  # main.py's folder
 _GIT_SECONDS = 10.0
@@ -33,6 +29,8 @@ _GIT_SECONDS = 10.0
 
 def receipt(words: Sequence[str], started: float, seed: int | None) -> dict[str, Any]:
     """What is known before there is a trainer. No names of machines or users, no variables.
+
+    What torch knows is left out where the command does without it.
 
     Args:
         words: Of the command line.
@@ -47,11 +45,20 @@ def receipt(words: Sequence[str], started: float, seed: int | None) -> dict[str,
         "platform": platform.platform(),
         "cpu": cpu_facts(),
         "ram_gib": _ram_gib(),
+        **(torch_facts() if "torch" in sys.modules else {}),
+        "git": git_facts(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def torch_facts() -> dict[str, Any]:
+    """The GPUs, the threads, and the switches for equal results."""
+    import torch
+
+    return {
         **gpu_facts(),
         "num_threads": torch.get_num_threads(),
         "deterministic": deterministic_flags(),
-        "git": git_facts(),
-        "packages": {name: _version(name) for name in _PACKAGES},
     }
 
 
@@ -77,6 +84,9 @@ def data_facts(data: Any, stages: Sequence[str]) -> dict[str, Any]:
         data: Set up; a data module of the user's own has nothing that could be told here.
         stages: train, val, test or predict; val is left out where there is none.
     """
+    from classifier.data.datamodule import ImageDataModule
+    from classifier.data.fingerprints import stage_fingerprint
+
     if not isinstance(data, ImageDataModule):
         return {}
     return {
@@ -112,6 +122,8 @@ def _ram_gib() -> float | None:
 
 def gpu_facts() -> dict[str, Any]:
     """The GPUs that torch sees, and what drives them; null where there are none."""
+    import torch
+
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "gpus": [
@@ -138,6 +150,8 @@ def _driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
 
 def deterministic_flags() -> dict[str, Any]:
     """The switches of torch on which it depends whether equal runs come to equal bits."""
+    import torch
+
     return {
         "algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,

@@ -27,6 +27,7 @@ from classifier.commands.frozen_features import on_images, run_frozen_part_once
 from classifier.commands.job import Job
 from classifier.commands.out_of_memory import AUTO_BATCH_SIZE
 from classifier.commands.prepare import Prepared, prepare
+from classifier.commands.speed import settle_speed
 from classifier.commands.trainer import attach, attach_checkpoints, collect
 from classifier.errors import Interrupted, RunError
 from classifier.rank_launcher import is_lost_peer, launcher_of
@@ -48,9 +49,11 @@ def train(job: Job) -> Result:
         RunError: the training failed.
     """
     prepared = prepare(job)
-    model, data, trainer = prepared.model, prepared.data, prepared.trainer
+    model, data = prepared.model, prepared.data
     stages = stages_to_judge(job, prepared)
-    run_frozen_part_once(model, data, trainer)
+    run_frozen_part_once(model, data, prepared.trainer)
+    settle_speed(job, prepared)
+    trainer = prepared.trainer
     tested = [stage for stage in stages if stage == "test"]
     run = job.create_run(first=trainer.is_global_zero, trainer=trainer, data=data, also=tested)
     resumed = job.resumed

@@ -25,7 +25,7 @@ from classifier.callbacks.metrics import MetricsLogger
 from classifier.callbacks.progress import LINE_EVERY_SECONDS, ImageRate, ImagesBar
 from classifier.callbacks.recorder import BestLink, BestMetrics, EpochLine, RunRecorder
 from classifier.callbacks.table import MetricsTable
-from classifier.checkpoints import WholeFileIO
+from classifier.checkpoint_writing import WholeFileIO
 from classifier.errors import ConfigError, reason_of
 from classifier.rank_launcher import take_over_launching
 from classifier.ranks import set_rank

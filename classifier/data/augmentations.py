@@ -9,7 +9,7 @@ import math
 import random
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import albumentations as A
 import cv2
@@ -19,27 +19,26 @@ from albumentations.pytorch import ToTensorV2
 from numpy.typing import NDArray
 
 from classifier.data.presets import transforms_of
-from classifier.data.transforms import RandomResizedCrop, TorchvisionTransform, to_tensor
+from classifier.data.transforms import (
+    EncoderCrop,
+    EncoderResize,
+    RandomResizedCrop,
+    TorchvisionTransform,
+    to_tensor,
+)
 from classifier.errors import ConfigError
 from classifier.importing import import_path
 from classifier.preprocessing import Preprocessing
 
 TransformList = list[A.BasicTransform | A.BaseCompose]
 
-_CV2_INTERPOLATION = {
-    "nearest": cv2.INTER_NEAREST,
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-    "lanczos": cv2.INTER_LANCZOS4,
-    "area": cv2.INTER_AREA,
-}
 # A reduced JPEG file is resized once more: with so much room left, its pixels then differ by less
 # than 1 of 255 on average from those of the whole file.
 _ROOM = 2
 # Without random numbers, when p is 1 and padding is centred.
 _STEADY = (
     A.Resize, A.SmallestMaxSize, A.LongestMaxSize, A.CenterCrop, A.Crop, A.Pad, A.PadIfNeeded,
-    A.Normalize, A.ToFloat, ToTensorV2,
+    A.Normalize, A.ToFloat, ToTensorV2, EncoderResize, EncoderCrop,
 )  # fmt: skip
 # Two images unlike in size and shape: a pipeline that fixes the size makes them alike.
 _PROBE_SHAPES = ((61, 83, 3), (96, 57, 3))
@@ -56,8 +55,8 @@ class Pipeline:
         transforms: Albumentations transforms, applied in order.
 
     Attributes:
-        min_side: Pixels of the shorter side of an image that the transforms make use of; None where
-            they need every pixel.
+        min_side: Pixels of the shorter side of an image that a training makes use of; None where
+            the transforms need every pixel.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose]) -> None:
@@ -156,23 +155,12 @@ def build_pipeline(
 
 
 def preprocessing_transforms(preprocessing: Preprocessing) -> list[A.BasicTransform]:
-    """The encoder's resize and centre crop; the network normalises on its device."""
-    height, width = preprocessing.size
-    interpolation = _CV2_INTERPOLATION[preprocessing.interpolation]
-    scaling: dict[str, Any] = {"interpolation": interpolation, "area_for_downscale": "image"}
-    resize_height, resize_width = preprocessing.resize
-    if preprocessing.resize_mode == "squash":
-        steps = [A.Resize(resize_height, resize_width, **scaling)]
-    elif preprocessing.resize_mode == "pad":
-        steps = [
-            A.LongestMaxSize(max_size_hw=(resize_height, resize_width), **scaling),
-            A.PadIfNeeded(min_height=resize_height, min_width=resize_width),
-        ]
-    else:
-        steps = [A.SmallestMaxSize(max_size_hw=(resize_height, resize_width), **scaling)]
-    if preprocessing.resize_mode == "squash" and preprocessing.resize == preprocessing.size:
-        return steps
-    return [*steps, A.CenterCrop(height, width, pad_if_needed=True)]
+    """The encoder's resize and centre crop; the network normalises on its device.
+
+    They begin with every pixel of a file: a reduced one would come out otherwise than in timm,
+    transformers and an export.
+    """
+    return [step(preprocessing.to_dict()) for step in (EncoderResize, EncoderCrop)]
 
 
 def _needed_side(first: A.BasicTransform | A.BaseCompose) -> int | None:
@@ -205,7 +193,7 @@ class KeepingResize:
 
     Attributes:
         name: Equal for resizes that give equal pixels.
-        min_side: Pixels of the shorter side that it makes use of.
+        min_side: Pixels of the shorter side that it makes use of; None for every pixel.
     """
 
     def __init__(
@@ -222,6 +210,30 @@ class KeepingResize:
             self.name = f"shorter side at most {self._least}"
             self._step = A.SmallestMaxSize(max_size=self._least, interpolation=cv2.INTER_AREA)
         self.min_side = _needed_side(self._step)
+
+    @classmethod
+    def of_evaluation(
+        cls, transforms: TransformList | None, preprocessing: Preprocessing
+    ) -> Self | None:
+        """The resize that evaluation begins with, whose result it leaves as it is.
+
+        What comes from the cache is then the same, pixel for pixel.
+
+        Args:
+            transforms: The user's list for evaluation; None is the encoder's own preprocessing.
+            preprocessing: The encoder's.
+
+        Returns:
+            None where the list begins with something else: nothing smaller could be kept.
+        """
+        resize = cls(None, preprocessing, None)
+        if transforms is None:
+            return resize
+        if not transforms or not _is_steady_resize(transforms[0]):
+            return None
+        resize._step = transforms[0]
+        resize.name = json.dumps(transforms[0].to_dict(), sort_keys=True, default=repr)
+        return resize
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize (H, W, 3) pixels; several threads may call it at once."""
@@ -265,8 +277,21 @@ def _is_known(transform: Any) -> bool:
     )
 
 
+def _is_steady_resize(transform: Any) -> bool:
+    """Whether a transform resizes to a size that is always the same, and once and for all."""
+    if type(transform) not in (A.Resize, A.SmallestMaxSize, A.LongestMaxSize):
+        return False
+    return transform.p == 1.0 and not _draws_size(transform)
+
+
+def _draws_size(transform: Any) -> bool:
+    return isinstance(getattr(transform, "max_size", None), list | tuple)
+
+
 def _is_steady(transform: Any) -> bool:
     if isinstance(transform, A.Compose | A.Sequential):
         return transform.p == 1.0 and all(map(_is_steady, transform.transforms))
+    if _draws_size(transform):
+        return False
     places = {getattr(transform, name, "center") for name in ("position", "pad_position")}
     return type(transform) in _STEADY and transform.p == 1.0 and places == {"center"}

@@ -6,7 +6,7 @@ import logging
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
@@ -30,6 +30,7 @@ from classifier.data.rules import (
     check_stages,
 )
 from classifier.data.selection import Selection, class_counts
+from classifier.data.workers import guessed_workers
 from classifier.errors import ConfigError
 from classifier.preprocessing import RESIZE_MODES, Preprocessing
 from classifier.runs import RUNS
@@ -48,7 +49,8 @@ class ImageDataModule(L.LightningDataModule):
             CsvImageDataset, HuggingFaceDataset, TorchvisionDataset or your own class with an
             `augmentations` argument) or null. val: null holds out `val_fraction` of train.
         batch_size: Images per device and step, at least 1.
-        num_workers: Processes that decode; 0 decodes in the training process.
+        num_workers: Processes that decode; 0 decodes in the training process. auto is measured
+            before a long training; else at most 4, and a core is left to the training.
         create_dataset: Keep decoded images in an on-disk cache for later epochs and runs.
         val_fraction: Part of train that is held out when val is null, in [0, 1); stratified.
         augmentations: `train`, `val`: lists of Albumentations transforms, or the name of a preset
@@ -86,7 +88,7 @@ class ImageDataModule(L.LightningDataModule):
         self,
         dataset_classes: dict[str, Dataset | None],  # type: ignore[type-arg]  # jsonargparse's form
         batch_size: int = 32,
-        num_workers: int = 4,
+        num_workers: int | Literal["auto"] = "auto",
         create_dataset: bool = False,
         val_fraction: float | None = 0.2,
         augmentations: dict[str, TransformList | None] | None = None,
@@ -112,7 +114,8 @@ class ImageDataModule(L.LightningDataModule):
         self.dataset_classes: dict[str, Any] = dict(dataset_classes)
         self.batch_size = batch_size
         self.auto_batch_size = auto_batch_size
-        self.num_workers = num_workers
+        self.auto_workers = num_workers == "auto"
+        self.num_workers = guessed_workers() if num_workers == "auto" else num_workers
         self.create_dataset = create_dataset
         self.augmentations = {
             stage: preset(transforms, f"{AUGMENTATIONS}.{stage}")
@@ -254,14 +257,28 @@ class ImageDataModule(L.LightningDataModule):
         stage = StageDataset(
             members, pipeline, self._seed(), background=self.background,
             num_classes=len(self.class_names or ()) if self.task == "multilabel" else 0,
-            tolerant=name == "predict",
+            tolerant=name == "predict", every_pixel=name != "train",
         )  # fmt: skip
         if self.create_dataset and name != "predict":
-            keep(
-                stage, KeepingResize(transforms, self._preprocessing(), self.cache_size),
-                self.cache_dir, self.num_workers, f"{DATASETS}.{name}",
-            )  # fmt: skip
+            self._keep(stage, transforms, name)
         return stage
+
+    def _keep(self, stage: StageDataset, transforms: TransformList | None, name: str) -> None:
+        """Let a stage read its decoded images from the on-disk cache."""
+        preprocessing, key = self._preprocessing(), f"{DATASETS}.{name}"
+        if name == "train":
+            resize = KeepingResize(transforms, preprocessing, self.cache_size)
+        else:
+            found = KeepingResize.of_evaluation(transforms, preprocessing)
+            if found is None:
+                log.info(
+                    "%s: decoded anew each time, as %s.val begins with no resize",
+                    key,
+                    AUGMENTATIONS,
+                )
+                return
+            resize = found
+        keep(stage, resize, self.cache_dir, self.num_workers, key)
 
     def _features(self, name: str) -> EncodedStage | None:
         """A stage of training as features, where an encoder is to run once."""

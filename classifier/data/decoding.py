@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import mmap
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-
-from classifier.data.jpeg import JPEG_START, decode_jpeg
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,16 @@ IMAGE_EXTENSIONS = frozenset(
     }
 )  # fmt: skip
 MAX_PIXELS = 100_000_000
+_JPEG_START = b"\xff\xd8\xff"
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 TOO_LARGE = f"the image has more than {MAX_PIXELS:,} pixels"
 _HIGH_DEPTH = {"I;16", "I;16B", "I;16L", "I;16N", "I"}
 # Shared with the processes that are forked from this one: they tell of a thing once together.
 _frames_told = mmap.mmap(-1, 1)
+
+_looking = threading.Lock()
+_jpeg_decoders: list[Callable[..., NDArray[np.uint8] | None] | None] = []  # once it was looked for
 
 # A truncated file is an error, never a picture that is grey from the middle on.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -49,7 +53,7 @@ def decode_image(
     Args:
         source: A file in any format that Pillow reads, or its bytes.
         min_side: A JPEG file may come reduced by 2 or 4, its shorter side never below so many
-            pixels; None decodes every pixel.
+            pixels, which is for training; None decodes every pixel.
         background: What shows through where an image is transparent: (R, G, B), 0 to 255.
 
     Returns:
@@ -61,12 +65,35 @@ def decode_image(
     """
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        pixels = decode_jpeg(data, min_side, MAX_PIXELS) if data[:3] == JPEG_START else None
+        pixels = _decode_with_opencv(data, min_side) if data[:3] == _JPEG_START else None
         return _decode_with_pillow(data, background) if pixels is None else pixels
     except (BadImageError, FileNotFoundError):
         raise
     except OSError as error:
         raise BadImageError(error.strerror or str(error)) from error
+
+
+def _decode_with_opencv(data: bytes, min_side: int | None) -> NDArray[np.uint8] | None:
+    """An ordinary JPEG file, faster; None where Pillow shall look at it, which gives the same."""
+    decode = _jpeg_decoder()
+    return None if decode is None else decode(data, min_side, MAX_PIXELS)
+
+
+def _jpeg_decoder() -> Callable[..., NDArray[np.uint8] | None] | None:
+    """OpenCV's; None where it is not installed, as beside an exported model it may be.
+
+    One thread looks for it: a second one would find a module whose import is about to fail.
+    """
+    with _looking:
+        if not _jpeg_decoders:
+            try:
+                from classifier.data.jpeg import decode_jpeg
+            except ImportError as error:
+                log.debug("JPEG files are decoded by Pillow: %s", error)
+                _jpeg_decoders.append(None)
+            else:
+                _jpeg_decoders.append(decode_jpeg)
+        return _jpeg_decoders[0]
 
 
 def _decode_with_pillow(data: bytes, background: Colour) -> NDArray[np.uint8]:
@@ -100,6 +127,31 @@ def know_all_formats() -> None:
     the later is told that there is no such format.
     """
     Image.init()
+
+
+def stated_size(data: bytes, formats: tuple[str, ...]) -> tuple[int, int]:
+    """Width and height that an image file states, read from its header alone.
+
+    Args:
+        data: The file's bytes.
+        formats: Pillow's names of the formats that are read; every other one is refused.
+
+    Raises:
+        BadImageError: none of these formats, or a damaged header.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            know_all_formats()
+            known = [name for name in formats if name in Image.OPEN]  # as Pillow was built
+            with Image.open(io.BytesIO(data), formats=known) as image:
+                return image.size
+    except UnidentifiedImageError as error:
+        raise BadImageError("not an image in any format that is accepted") from error
+    except Image.DecompressionBombError as error:
+        raise BadImageError(TOO_LARGE) from error
+    except Exception as error:
+        raise BadImageError(str(error) or type(error).__name__) from error
 
 
 def rgb_pixels(image: Image.Image, background: Colour = WHITE) -> NDArray[np.uint8]:

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from classifier.data.fingerprints import Fingerprints
 from classifier.data.loading import Batch, StageDataset, collate, init_worker
 from classifier.data.store import Kept, Store
+from classifier.data.worker_signals import SteadyLoader
 from classifier.errors import RunError
 from classifier.files import write_text
 
@@ -182,7 +183,7 @@ class FeatureCache:
 
     def _batches(self, images: _Views) -> Iterator[tuple[list[bytes], Tensor]]:
         workers = min(self.num_workers, max(0, len(images) - 1))
-        loader = DataLoader(
+        loader = SteadyLoader(
             images, batch_size=self.batch_size, num_workers=workers, collate_fn=collate,
             worker_init_fn=init_worker, generator=torch.Generator().manual_seed(images.stage.seed),
         )  # fmt: skip

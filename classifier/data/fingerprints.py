@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from classifier.data.datasets import ImageDataset, sample_name
 from classifier.data.folders import FolderImageDataset
+from classifier.data.paths import listing_fingerprint, size_of
 from classifier.data.splitting import classes_of
 from classifier.data.tables import CsvImageDataset
 
@@ -114,16 +115,15 @@ def stage_fingerprint(stage: StageDataset, class_names: Sequence[str]) -> dict[s
     Returns:
         `num_images`, `fingerprint` (32 hexadecimal digits), and of what it is.
     """
-    digest = hashlib.blake2b(digest_size=16)
     names: dict[Any, tuple[str, ...]] = {}
-    sizes = _sizes(stage.source, stage.indices)
-    for index, target, size in zip(stage.indices, stage.targets, sizes, strict=True):
+    for target in stage.targets:
         if target not in names:
             names[target] = tuple(class_names[i] for i in classes_of(target) if i >= 0)
-        told = repr((sample_name(stage.source, index), names[target], size))
-        digest.update(told.encode("utf-8", "surrogateescape"))
-    of = "paths, classes and file sizes" if any(sizes) else "paths and classes"
-    return {"num_images": len(stage), "fingerprint": digest.hexdigest(), "of": of}
+    return listing_fingerprint(
+        [sample_name(stage.source, index) for index in stage.indices],
+        [names[target] for target in stage.targets],
+        _sizes(stage.source, stage.indices),
+    )
 
 
 def _sizes(source: Any, indices: Sequence[int]) -> list[int | None]:
@@ -133,12 +133,5 @@ def _sizes(source: Any, indices: Sequence[int]) -> list[int | None]:
     if type(source).file in (FolderImageDataset.file, CsvImageDataset.file):
         # An object for each path would take longer than asking for the size.
         root, samples = os.fspath(source.root), source.samples  # type: ignore[attr-defined]
-        return [_size(os.path.join(root, samples[index].path)) for index in indices]
-    return [_size(source.file(index)) for index in indices]
-
-
-def _size(file: str | Path | None) -> int | None:
-    try:
-        return None if file is None else os.stat(file).st_size
-    except OSError:
-        return None
+        return [size_of(os.path.join(root, samples[index].path)) for index in indices]
+    return [size_of(source.file(index)) for index in indices]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import stat
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from classifier.data.datasets import Augmentations, FilesDataset, Sample
-from classifier.data.decoding import IMAGE_EXTENSIONS
+from classifier.data.paths import find_images, named_images
 from classifier.errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 
 class FolderImageDataset(FilesDataset):
@@ -82,71 +77,13 @@ class ImagePathsDataset(FilesDataset):
         Raises:
             ConfigError: a path that does not exist, or no image at all.
         """
-        found: dict[str, Path] = {}
-        alone = len(self.paths) == 1
-        for name in self.paths:
-            path = Path(name)
-            if path.is_dir():
-                for relative in find_images(path):
-                    row = relative if alone else (path / relative).as_posix()
-                    found[row] = path / relative
-            elif path.is_file():
-                found[path.as_posix()] = path
-            else:
-                raise ConfigError(
-                    self.flag, "no such file or folder", got=name,
-                    remedy="Name images or folders of images",
-                )  # fmt: skip
-        if not found:
-            raise ConfigError(
-                self.flag, "no images found", got=self.paths,
-                remedy="Name images or folders of images",
-            )  # fmt: skip
-        self._files = [str(found[row]) for row in sorted(found)]
-        return [Sample(row, None) for row in sorted(found)]
+        found = named_images(self.paths, self.flag)
+        self._files = [str(file) for file in found.values()]
+        return [Sample(row, None) for row in found]
 
     def file(self, index: int) -> Path:
         """The file of sample `index`."""
         return Path(self._files[index])
-
-
-def find_images(root: Path) -> Iterator[str]:
-    """The images below a folder, as paths relative to it with forward slashes.
-
-    Symbolic links are followed, each real folder once, so that a loop ends.
-
-    Yields:
-        Paths in no particular order.
-    """
-    seen: set[str] = set()
-    ignored: Counter[str] = Counter()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in files:
-            extension = os.path.splitext(name)[1].lower()
-            if extension in IMAGE_EXTENSIONS and not name.startswith("."):
-                if not _can_be_read(os.path.join(folder, name)):
-                    ignored[f"{extension} that is a pipe or device"] += 1
-                    continue
-                yield Path(folder, name).relative_to(root).as_posix()
-            elif not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
-                ignored[extension or "no extension"] += 1
-    if ignored:
-        kinds = ", ".join(f"{count} x {kind}" for kind, count in ignored.most_common(5))
-        log.info("%s: ignored %d files that are no images (%s)", root, ignored.total(), kinds)
-
-
-def _can_be_read(file: str) -> bool:
-    """Whether a file is one, or a link to nowhere, of which decoding tells."""
-    try:
-        return stat.S_ISREG(os.stat(file).st_mode)
-    except OSError:
-        return True
 
 
 def _contents(root: Path) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-JPEG_START = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
 _BASELINE_EXTENDED_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
 _SCAN = 0xDA

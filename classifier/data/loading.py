@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from classifier.data.augmentations import Pipeline
 from classifier.data.datasets import ImageDataset, file_of, sample_name
@@ -25,6 +24,7 @@ from classifier.data.sampling import (
 )
 from classifier.data.selection import Members
 from classifier.data.transforms import to_tensor
+from classifier.data.worker_signals import SteadyLoader, heed_only_parent
 from classifier.errors import RunError
 
 
@@ -59,6 +59,8 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
         background: What shows through transparent images: (R, G, B), 0 to 255.
         num_classes: Of multi-label data, whose targets become (C,) zeros and ones; else 0.
         tolerant: Give a blank image and the reason for a file that cannot be decoded.
+        every_pixel: Decode every pixel of a JPEG file: an evaluation is to come out as in other
+            libraries, a training may take what the pipeline needs.
     """
 
     def __init__(
@@ -70,11 +72,12 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
         background: Colour,
         num_classes: int,
         tolerant: bool,
+        every_pixel: bool,
     ) -> None:
         self.source = copy.copy(members.source)
         self.source.augmentations = pipeline
         if isinstance(self.source, ImageDataset):
-            self.source.min_side = pipeline.min_side
+            self.source.min_side = None if every_pixel else pipeline.min_side
             self.source.background = background
         self.indices = members.indices
         self.targets = members.targets
@@ -138,7 +141,7 @@ class StageDataset(Dataset[tuple[Tensor, Any, int, str]]):
         return self._blank
 
 
-class ResumableLoader(DataLoader[Any]):
+class ResumableLoader(SteadyLoader):
     """A loader that starts late: at the first batch, when the epoch and the position are known.
 
     Lightning makes a loader's iterator before it has restored a checkpoint's progress; workers
@@ -192,8 +195,7 @@ def whole_batch(batch: Any) -> Any:
 
 def init_worker(worker_id: int) -> None:
     """One thread for each worker; signals are the training process's, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    heed_only_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

@@ -8,9 +8,8 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from classifier.preprocessing import Preprocessing
+from classifier.preprocessing import Pixels, Preprocessing
 
 
 def to_tensor(image: Any) -> torch.Tensor:
@@ -24,6 +23,35 @@ def to_tensor(image: Any) -> torch.Tensor:
     planes = np.empty((3, *image.shape[:2]), dtype=image.dtype)
     cv2.split(image, list(planes))  # five times as fast as a transposed copy
     return torch.from_numpy(planes)
+
+
+class _OfPreprocessing(A.ImageOnlyTransform):  # type: ignore[misc]
+    """A step of the encoder's own preprocessing.
+
+    Args:
+        preprocessing: The encoder's, as plain data.
+    """
+
+    def __init__(self, preprocessing: dict[str, Any]) -> None:
+        super().__init__(p=1.0)
+        self.preprocessing = preprocessing
+        self._steps = Preprocessing.from_dict(preprocessing)
+
+
+class EncoderResize(_OfPreprocessing):
+    """The encoder's resize."""
+
+    def apply(self, img: Pixels, **_: Any) -> Pixels:
+        """Resize (H, W, 3) pixels."""
+        return self._steps.scale(img)
+
+
+class EncoderCrop(_OfPreprocessing):
+    """The encoder's centre crop, and its padding."""
+
+    def apply(self, img: Pixels, **_: Any) -> Pixels:
+        """Crop (H, W, 3) pixels."""
+        return self._steps.crop(img)
 
 
 class RandomResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
@@ -55,9 +83,7 @@ class RandomResizedCrop(A.RandomResizedCrop):  # type: ignore[misc]
         if self._is_open:
             self.size = preprocessing.size
 
-    def apply(
-        self, img: NDArray[np.uint8], crop_coords: tuple[int, int, int, int], **_: Any
-    ) -> NDArray[np.uint8]:
+    def apply(self, img: Pixels, crop_coords: tuple[int, int, int, int], **_: Any) -> Pixels:
         """Crop and resize (H, W, 3) pixels."""
         left, top, right, bottom = crop_coords
         height, width = self.size
@@ -86,7 +112,7 @@ class TorchvisionTransform(A.ImageOnlyTransform):  # type: ignore[misc]
         """The seed of one image."""
         return {"seed": self.py_random.getrandbits(63)}
 
-    def apply(self, img: NDArray[np.uint8], seed: int = 0, **_: Any) -> NDArray[np.uint8]:
+    def apply(self, img: Pixels, seed: int = 0, **_: Any) -> Pixels:
         """Transform (H, W, 3) pixels with random numbers of their own."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

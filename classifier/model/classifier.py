@@ -69,8 +69,8 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
             relu) of a head of several layers; null keeps the library's own.
         image_size: a side or [height, width] in pixels of what the network sees, other than its
             own; pretrained position embeddings are interpolated.
-        channels_last: memory format of weights and images; null is true for convolutional
-            encoders. Changes the speed, not the result.
+        channels_last: memory format of weights and images; null is measured before a long training,
+            else true for convolutional encoders. Changes the speed, not the result.
         loss_config: `name` (cross_entropy, bce, focal, or the import path of a torch.nn.Module that
             takes logits and targets) and its arguments, of the training alone; null is
             cross_entropy, in multilabel bce.
@@ -279,7 +279,9 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
         """The optimizer over the parameters that are trained now or later, and its schedule."""
         self._configured_lr = self.lr
         later = self.unfreeze_schedule is not None
-        optimizer = build_optimizer(self._built(), self.optimizer_config, frozen_too=later)
+        optimizer = build_optimizer(
+            self._built(), self.optimizer_config, frozen_too=later, fused=self._may_fuse()
+        )
         rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
         if len(rates) > 1:
             log.info("learning rates of the parameter groups: %.3g to %.3g", rates[0], rates[-1])
@@ -290,6 +292,17 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
             optimizer, self.scheduler_config, num_steps=num_steps, num_epochs=num_epochs
         )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _may_fuse(self) -> bool:
+        """Whether the optimizer may update all parameters by one kernel.
+
+        In mixed precision Lightning refuses such a one beside gradient_clip_val: with a gradient
+        scaler it would undo the scaling by itself.
+        """
+        trainer = self._trainer
+        mixed = trainer is not None and str(trainer.precision).endswith("-mixed")
+        clipped = trainer is not None and trainer.gradient_clip_val is not None
+        return self.device.type in ("cpu", "cuda") and not (mixed and clipped)
 
     def configure_callbacks(self) -> list[Callback]:
         """What follows unfreeze_schedule, and what compiles, where they are asked for."""

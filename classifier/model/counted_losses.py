@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torchmetrics import Metric
 
 from classifier.errors import RunError
+from classifier.model.finite import FiniteLosses
 from classifier.model.parameter_groups import OPTIMIZER
 from classifier.model.range_test import ends_range_test
 
@@ -65,16 +66,19 @@ class CountedLosses(L.LightningModule):
         self.train_loss.persistent(True)
         self.validation_loss = MeanLoss()
         self.test_loss = MeanLoss()
+        self._finite = FiniteLosses()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the train loss of all processes."""
         super().on_save_checkpoint(checkpoint)
+        _stop(self._finite.drain())
         with self.train_loss.sync_context():
             for name, value in self.train_loss.metric_state.items():
                 checkpoint["state_dict"][f"train_loss.{name}"] = value
 
     def on_train_start(self) -> None:
         """Let one process go on from a checkpoint's train_loss, which is that of all."""
+        self._finite = FiniteLosses()  # what a range test before left behind does not count
         if not self.trainer.is_global_zero:
             self.train_loss.reset()
 
@@ -87,16 +91,16 @@ class CountedLosses(L.LightningModule):
             batch_idx: Number of the batch in its epoch.
 
         Raises:
-            RunError: it is no finite number, in this process or in another.
+            RunError: it, or on a GPU that of a few steps before, is no finite number, in this
+                process or in another.
         """
-        value = loss.item()
-        problem = None if isfinite(value) else self._not_finite(value, batch, batch_idx)
-        if problem is not None and ends_range_test(self.trainer):
-            return
+        where = self._place(batch, batch_idx)
+
+        def describe(value: float) -> str | None:
+            return None if ends_range_test(self.trainer) else self._not_finite(value, *where)
+
         # All processes stop at the same step: one that went on would wait for the others.
-        problem = first_problem(problem, loss.device)
-        if problem is not None:
-            raise RunError(problem)
+        _stop(self._finite.add(loss, describe))
         self.train_loss.count(loss, len(batch[1]))
         if self._shows(batch_idx):
             self.log("train_loss_step", loss, on_step=True, on_epoch=False, prog_bar=True)
@@ -109,6 +113,7 @@ class CountedLosses(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log train_loss: the mean over the epoch's images."""
+        _stop(self._finite.drain())
         self.log("train_loss", self.train_loss.compute(), sync_dist=True)
         self.train_loss.reset()
 
@@ -138,12 +143,18 @@ class CountedLosses(L.LightningModule):
             )
         self.log(f"{stage}_loss", loss, prog_bar=True, sync_dist=True)
 
-    def _not_finite(self, loss: float, batch: Any, batch_idx: int) -> str:
-        rates = sorted({group["lr"] for group in self.trainer.optimizers[0].param_groups})
+    def _place(self, batch: Any, batch_idx: int) -> tuple[int, int, int, list[Any], Any]:
+        """Where a training stands: step, epoch, batch, learning rates, and what is in the batch."""
+        rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+        return self.global_step, self.current_epoch, batch_idx, rates, batch
+
+    def _not_finite(
+        self, loss: float, step: int, epoch: int, batch_idx: int, rates: list[Any], batch: Any
+    ) -> str:
+        shown = ", ".join(f"{rate:.3g}" for rate in sorted({float(rate) for rate in rates}))
         return (
-            f"the loss became {loss} at step {self.global_step} "
-            f"(epoch {self.current_epoch}, batch {batch_idx}{self._files_of(batch)}, "
-            f"lr {', '.join(f'{rate:.3g}' for rate in rates)}). "
+            f"the loss became {loss} at step {step} "
+            f"(epoch {epoch}, batch {batch_idx}{self._files_of(batch)}, lr {shown}). "
             f"Lower {OPTIMIZER}.lr, set trainer.gradient_clip_val, or use trainer.precision: 32"
         )
 
@@ -157,24 +168,6 @@ class CountedLosses(L.LightningModule):
         return f" with {', '.join(first)}, ..."
 
 
-def first_problem(own: str | None, device: torch.device) -> str | None:
-    """The problem of the first process that has one: the same on all of them.
-
-    All processes must call it. It costs one exchange of a number, and nothing with one process.
-
-    Args:
-        own: What is wrong in this process; None when nothing is.
-        device: Where the number is exchanged: that of the training.
-
-    Returns:
-        None where no process has a problem.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return own
-    found = torch.tensor(float(own is not None), device=device)
-    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-    if not found.item():
-        return None
-    problems: list[str | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(problems, own)
-    return next(problem for problem in problems if problem is not None)
+def _stop(problem: str | None) -> None:
+    if problem is not None:
+        raise RunError(problem)

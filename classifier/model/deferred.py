@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from classifier.model import tasks
-from classifier.model.answers import Answers, Calibration
+from classifier.model.answers import Answers
 from classifier.model.encoders import build_network, rebuild_network
 from classifier.model.freezing import freeze_groups, hold_frozen_in_eval, num_frozen_groups
 from classifier.model.lora import train_adapters
@@ -20,14 +20,13 @@ from classifier.model.network import Network
 from classifier.model.options import NetworkOptions
 from classifier.model.per_class import PerClass, resolve_thresholds, resolve_weights
 from classifier.model.prefix import FrozenPrefix
+from classifier.model.saved import CHECKPOINT_KEY as CHECKPOINT_KEY
+from classifier.model.saved import Calibration
 from classifier.model.training_loss import TrainingLoss
 from classifier.model.unfreezing import num_frozen_in_epoch
 from classifier.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
-
-# What a checkpoint holds besides Lightning's own keys, so that it can be used on its own.
-CHECKPOINT_KEY = "image_classifier"
 
 
 class DeferredNetwork(Answers):

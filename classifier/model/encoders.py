@@ -27,6 +27,7 @@ _SOURCES = {
     "module": "classifier.model.module_encoder",
 }
 _WITHOUT_PREFIX = ("transformers", "module")
+_TIMM_WRAPPER = "timm_wrapper"
 
 
 def build_network(model_name: str, num_classes: int, options: NetworkOptions) -> Network:
@@ -170,10 +171,11 @@ def _timm_names(model_name: str) -> list[str]:
 
 def _by_config(config_file: Path, *, timm: str, transformers: str) -> tuple[str, str]:
     config = json.loads(config_file.read_text(encoding="utf-8"))
+    # transformers' wrapper of timm writes its own name into timm's file.
+    if "architecture" in config and config.get("model_type", _TIMM_WRAPPER) == _TIMM_WRAPPER:
+        return "timm", timm
     if "model_type" in config:
         return "transformers", transformers
-    if "architecture" in config:
-        return "timm", timm
     raise ConfigError(
         MODEL_NAME, "config.json names neither a timm architecture nor a transformers model_type",
         got=str(config_file), remedy="Use an image model of timm or transformers",

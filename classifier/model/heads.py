@@ -101,10 +101,29 @@ def outputs_of(layer: nn.Linear | nn.Conv2d) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
+def logit_layers(network: Network, num_classes: int) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers that give the logits, by their names within `Network.model`.
+
+    A distilled DeiT has two, whose logits it averages.
+
+    Args:
+        network: With a head of its library's.
+        num_classes: Outputs of the layers.
+    """
+    encoder = {
+        name.rpartition(".")[0] for group in network.layer_groups() for name in group.parameters
+    }
+    return {
+        name: layer
+        for name, layer in network.model.named_modules()
+        if f"model.{name}" not in encoder
+        and isinstance(layer, nn.Linear | nn.Conv2d)
+        and outputs_of(layer) == num_classes
+    }
+
+
 def replace_head(network: Network, head: HeadLayers, num_classes: int) -> None:
     """Put a head in the place of the layers that give the logits.
-
-    A distilled DeiT has two such layers; each is replaced.
 
     Args:
         network: With a head of its library's.
@@ -114,16 +133,7 @@ def replace_head(network: Network, head: HeadLayers, num_classes: int) -> None:
     Raises:
         ConfigError: the network ends in no linear layer.
     """
-    encoder = {
-        name.rpartition(".")[0] for group in network.layer_groups() for name in group.parameters
-    }
-    found = {
-        name: layer
-        for name, layer in network.model.named_modules()
-        if f"model.{name}" not in encoder
-        and isinstance(layer, nn.Linear | nn.Conv2d)
-        and outputs_of(layer) == num_classes
-    }
+    found = logit_layers(network, num_classes)
     if not found:
         raise ConfigError(
             HEAD, f"{type(network.model).__name__} ends in no linear layer that could be replaced",

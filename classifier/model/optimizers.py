@@ -45,7 +45,11 @@ def completed(config: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def build_optimizer(
-    module: nn.Module, config: Mapping[str, Any], *, frozen_too: bool = False
+    module: nn.Module,
+    config: Mapping[str, Any],
+    *,
+    frozen_too: bool = False,
+    fused: bool = False,
 ) -> Optimizer:
     """The optimizer that a configuration names, over the trainable parameters.
 
@@ -60,6 +64,8 @@ def build_optimizer(
             `lr_backbone`, `lr_head`, `layer_decay` and `decay_norms_and_biases`, see
             `parameter_groups`.
         frozen_too: Take parameters with requires_grad=False as well: they will be trained later.
+        fused: Update all parameters by one kernel, where the optimizer has one and the user asks
+            for no other way.
 
     Raises:
         ConfigError: unknown name, unknown argument, or a value that the optimizer refuses.
@@ -73,6 +79,8 @@ def build_optimizer(
     groups = parameter_groups(
         module, config, lr=lr, weight_decay=weight_decay, frozen_too=frozen_too
     )
+    if fused and _has_fused(make, arguments):
+        arguments["fused"] = True
     try:
         return make(groups, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
@@ -81,6 +89,13 @@ def build_optimizer(
             OPTIMIZER, f"{config['name']} refuses its arguments: {reason}", got=arguments,
             remedy="Correct the value",
         ) from error  # fmt: skip
+
+
+def _has_fused(make: Callable[..., Optimizer], arguments: Mapping[str, Any]) -> bool:
+    others = ("fused", "foreach", "capturable", "differentiable")
+    return "fused" in inspect.signature(make).parameters and not any(
+        name in arguments for name in others
+    )
 
 
 def highest_rate(config: Mapping[str, Any]) -> float | None:

@@ -146,8 +146,8 @@ def _preprocessing(model: Any) -> Preprocessing:
         resize=(int(height / crop_pct), int(width / crop_pct)),
         resize_mode=_RESIZE_MODES.get(data["crop_mode"], "crop"),
         interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",
-        mean=data["mean"],
-        std=data["std"],
+        mean=tuple(data["mean"]),  # a list where it comes from a file
+        std=tuple(data["std"]),
     )
 
 

@@ -33,7 +33,7 @@ _CODE_KEYS = (
     "_attn_implementation", "experts_implementation", "_experts_implementation",
 )  # fmt: skip
 # PIL's resampling numbers, as a preprocessor_config.json holds them.
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area", 5: "bicubic"}
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _ALWAYS_SQUASHED_FROM = 384  # ConvNeXT: from this size on, no crop
 _HALF = [0.5, 0.5, 0.5]
 
@@ -161,4 +161,5 @@ def preprocessing_of(location: str, config: PretrainedConfig) -> Preprocessing:
         interpolation=_RESAMPLE.get(processor.get("resample", 2), "bilinear"),
         mean=tuple(processor.get("image_mean") or _HALF),
         std=tuple(processor.get("image_std") or _HALF),
+        crop_offset="down",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -19,14 +20,25 @@ class SendSignal(Callback):
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if self.stage == "train" and self._is_time(trainer):
-            os.kill(os.getpid(), self.signum)
+            self._send()
 
     def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
         if self.stage == "validation" and self._is_time(trainer):
-            os.kill(os.getpid(), self.signum)
+            self._send()
+
+    def _send(self) -> None:
+        os.kill(os.getpid(), self.signum)
 
     def _is_time(self, trainer: Any) -> bool:
         return bool(trainer.global_step == self.step and trainer.global_rank == self.rank)
+
+
+class SendGroupSignal(SendSignal):
+    """Has another process send it to all processes of this group, as `timeout` does."""
+
+    def _send(self) -> None:
+        words = ["kill", f"-{int(self.signum)}", "--", f"-{os.getpgrp()}"]
+        subprocess.run(words, check=True, start_new_session=True)
 
 
 class BreakLoss(Callback):

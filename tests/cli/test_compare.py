@@ -408,7 +408,7 @@ def test_mistakes_are_named(make_run: Any, workplace: Path) -> None:
         "--output: is there already, and not empty, got 'runs'. Name a new folder, or leave it out "
         "for one below runs/compare/."
     )
-    with pytest.raises(ConfigError, match=r"^--output: goes with --compare only"):
+    with pytest.raises(ConfigError, match=r"^--output: goes with --compare and --export only"):
         main(["--test", "--ckpt_path", "x", "--output", "y"])
 
 

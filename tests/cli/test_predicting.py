@@ -35,6 +35,9 @@ FILES = {
 }
 
 
+WHOLE_WAY = ["--trainer.accelerator", "cpu"]  # with Lightning: an option that is the trainer's
+
+
 @pytest.fixture
 def photos(workplace: Path) -> Path:
     write_classes(workplace / "photos", 2)
@@ -253,7 +256,7 @@ def test_interrupted_prediction_leaves_nothing_in_any_format(
         os.kill(os.getpid(), signum)
 
     monkeypatch.setattr(PredictionsWriter, "on_predict_batch_end", interrupt)
-    words = ["--data.batch_size", "2", "--evaluation.format", name]
+    words = ["--data.batch_size", "2", "--evaluation.format", name, *WHOLE_WAY]
     with pytest.raises(Interrupted):
         run(trained, "--predict", "photos", *words)
     (folder,) = (photos.parent / "runs/colours").iterdir()
@@ -267,7 +270,7 @@ from classifier.callbacks.predictions import PredictionsWriter
 original = PredictionsWriter.on_predict_batch_end
 def kill(self, *arguments, **more):
     original(self, *arguments, **more)
-    if self.num_rows >= 4:
+    if self.table.num_rows >= 4:
         os.kill(os.getpid(), signal.SIGKILL)
 PredictionsWriter.on_predict_batch_end = kill
 main(sys.argv[1:])
@@ -279,7 +282,15 @@ main(sys.argv[1:])
 def test_killed_prediction_leaves_no_file_of_a_final_name(
     trained: Path, photos: Path, name: str
 ) -> None:
-    words = ["--predict", "photos", "--ckpt_path", str(trained), "--data.batch_size", "2"]
+    words = [
+        "--predict",
+        "photos",
+        "--ckpt_path",
+        str(trained),
+        "--data.batch_size",
+        "2",
+        *WHOLE_WAY,
+    ]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *words, "--evaluation.format", name],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, capture_output=True,
@@ -302,7 +313,7 @@ def test_lines_on_the_way_come_at_most_every_ten_seconds(
 ) -> None:
     clock = iter(range(0, 1000, 4))  # each look at the clock takes four seconds
     monkeypatch.setattr("classifier.callbacks.progress._now", lambda: float(next(clock)))
-    result = run(trained, "--predict", "photos", "--data.batch_size", "1")
+    result = run(trained, "--predict", "photos", "--data.batch_size", "1", *WHOLE_WAY)
     lines = Path(result.output_dir, "log.txt").read_text().splitlines()
     told = [line.partition("progress: ")[2] for line in lines if "progress: " in line]
     assert told[0].startswith("3 of 7 images (") and told[-1].startswith("7 images in ")
@@ -314,7 +325,8 @@ def test_progress_bar_on_a_terminal_shows_images_per_second(trained: Path, photo
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "--predict", "photos", "--ckpt_path", str(trained)],
+        [sys.executable, str(ROOT / "main.py"), "--predict", "photos", "--ckpt_path", str(trained),
+         *WHOLE_WAY],
         stderr=theirs, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(theirs)

@@ -283,7 +283,8 @@ def test_interrupted_prediction_leaves_no_table(trained: Path, workplace: Path) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PredictionsWriter, "on_predict_batch_end", interrupt)
         with pytest.raises(Interrupted):
-            main(["--predict", "p", "--ckpt_path", str(trained), "--data.batch_size", "2"])
+            words = ["--data.batch_size", "2", "--trainer.accelerator", "cpu"]  # by Lightning
+            main(["--predict", "p", "--ckpt_path", str(trained), *words])
     folder = newest(workplace)
     assert not [item for item in folder.iterdir() if "predictions" in item.name]
 

@@ -112,7 +112,7 @@ def test_crop_equals_that_of_albumentations() -> None:
 @pytest.mark.parametrize(
     ("transforms", "side"),
     [
-        (None, 128),
+        (None, None),
         ([A.Resize(100, 50)], 200),
         ([A.SmallestMaxSize(70), A.RandomCrop(60, 60)], 140),
         ([A.RandomResizedCrop((100, 80), scale=(0.25, 1.0), ratio=(1.0, 1.0))], 200),

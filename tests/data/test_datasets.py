@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from classifier import FolderImageDataset, ImageDataset, main
 from classifier.data.datasets import Sample
-from classifier.data.folders import ImagePathsDataset, find_images
+from classifier.data.folders import ImagePathsDataset
+from classifier.data.paths import find_images
 from classifier.errors import ConfigError
 from tests.conftest import COLOURS, write_classes, write_image
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +239,17 @@ def test_animation_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert [record.message for record in caplog.records] == [
         "animations and files of several pages: the first frame stands for each"
     ]
+
+
+def test_missing_opencv_is_no_matter_of_luck_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    expected = decode_image(file.getvalue())
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "classifier.data.jpeg", raising=False)
+    monkeypatch.setattr(decoding, "_jpeg_decoders", [])
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(decode_image, [file.getvalue()] * 200))
+    assert decoding._jpeg_decoders == [None]
+    assert all(np.array_equal(pixels, expected) for pixels in found)

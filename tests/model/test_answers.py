@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from classifier import ImageClassifier
-from classifier.checkpoints import WholeFileIO
+from classifier.checkpoint_writing import WholeFileIO
 from classifier.model.answers import Calibration
 from classifier.model.deferred import CHECKPOINT_KEY
 from tests.scenes import Scenes, trainer

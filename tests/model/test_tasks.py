@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from classifier import ImageClassifier
-from classifier.checkpoints import WholeFileIO
+from classifier.checkpoint_writing import WholeFileIO
 from classifier.errors import ConfigError
 from classifier.model.deferred import CHECKPOINT_KEY
 from classifier.model.tasks import class_facts

@@ -37,6 +37,7 @@ class CardFacts:
         stages: By stage: train, validation, test.
         environment: The content of environment.json; None where it is not known.
         fingerprint: Of the data; None where it is not known.
+        usage: Python code by which transformers opens the model, where it is no checkpoint.
     """
 
     checkpoint: Mapping[str, Any]
@@ -46,6 +47,7 @@ class CardFacts:
     stages: Mapping[str, StageFacts] = field(default_factory=dict)
     environment: Mapping[str, Any] | None = None
     fingerprint: str | None = None
+    usage: str = ""
 
     @property
     def saved(self) -> Mapping[str, Any]:

@@ -78,6 +78,8 @@ def make_card(card: CardFacts) -> str:
     head = metadata(
         title, card.config, card.saved, card.evaluations, several=card.several
     )  # fmt: skip
+    if card.usage:
+        head.library_name = "transformers"
     parts = [
         f"# {escaped(title)}",
         _introduction(card),
@@ -236,6 +238,9 @@ def _limits(card: CardFacts) -> Iterable[str]:
 
 
 def _usage(card: CardFacts) -> Iterable[str]:
+    if card.usage:
+        yield block(card.usage, "python")
+        return
     path = shlex.quote(card.checkpoint_path)
     yield (
         "With the program that trained it, in the folder of this file. The checkpoint carries "

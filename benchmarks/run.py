@@ -1,0 +1,153 @@
+"""The suite: every benchmark beside its peers, its tables in RESULTS.md, its ratios guarded.
+
+    python benchmarks/run.py [NAME ...] [--rounds N]     measure, print, write the tables
+    python benchmarks/run.py [NAME ...] --keep           and keep the ratios as the baseline
+    python benchmarks/run.py [NAME ...] --compare        name what got worse, write nothing
+    python benchmarks/run.py [NAME ...] --smallest       only show that all of it runs
+
+Rounds of one process resemble each other more than those of two. So what is kept comes from two
+runs of a benchmark, and what looks worse is measured once more and judged by both runs.
+Without a name all of: startup, sweep, data, step, frozen, train, predict, report; each runs in a
+process of its own. Peers come from the package index (benchmarks/peers.txt) into an environment of
+their own below the user's cache folder. A machine with other work on it gives wide spreads:
+measure on a quiet one; OMP_NUM_THREADS says with how many threads. Without --photos and --images
+photographs are generated. Exit code 1: something got worse, or a benchmark failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import guard, peer_environment
+from benchmarks.measuring import Measured
+from benchmarks.results import RESULTS, machine, placed, section
+
+ROOT = Path(__file__).parents[1]
+# Name -> the option by which it takes a folder, and which of the suite's folders that is.
+BENCHMARKS = {
+    "startup": {}, "sweep": {}, "data": {"photos": "photos"}, "step": {},
+    "frozen": {"images": "photos"}, "train": {"images": "images"},
+    "predict": {"photos": "photos"}, "report": {},
+}  # fmt: skip
+WITH_PEERS = {"train", "predict"}
+FEWEST_ROUNDS = 3
+
+
+def measured_by(name: str, given: argparse.Namespace) -> list[Measured]:
+    """The tables of a benchmark, which prints them on its way.
+
+    Raises:
+        CalledProcessError: it failed, and has said why.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "figures.json")
+        words = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--json", str(file)]
+        if given.rounds:
+            words += ["--rounds", str(given.rounds)]
+        words += [f"--{flag}" for flag in ("smallest", "without_peers") if getattr(given, flag)]
+        for option, ours in BENCHMARKS[name].items():
+            if getattr(given, ours) is not None:
+                words += [f"--{option}", str(getattr(given, ours).resolve())]
+        subprocess.run(words, cwd=ROOT, check=True)
+        return [Measured(**plain) for plain in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def measured_for(name: str, given: argparse.Namespace) -> list[Measured]:
+    """The tables of a benchmark: of two runs where they are kept, or where one looks worse."""
+    tables = measured_by(name, given)
+    if given.keep or (given.compare and guard.worse(tables, guard.read())):
+        print(f"\n{name} once more", flush=True)
+        more = {one.key: one for one in measured_by(name, given)}
+        tables = [one.pooled(more[one.key]) for one in tables]
+    return tables
+
+
+def write(name: str, tables: list[Measured], where: str) -> None:
+    """Put the tables into RESULTS.md, at once: a later benchmark may fail."""
+    text = RESULTS.read_text(encoding="utf-8")
+    RESULTS.write_text(placed(text, name, section(tables, where)), encoding="utf-8")
+
+
+def judged(tables: list[Measured]) -> int:
+    """Say what got worse; the exit code."""
+    kept = guard.read()
+    for line in guard.unknown(tables, kept):
+        print(f"nothing was kept of {line}")
+    worse = guard.worse(tables, kept)
+    for line in worse:
+        print(f"WORSE {line}")
+    print(f"{len(worse)} ratios got worse beyond the spread of both")
+    return 1 if worse else 0
+
+
+def prepare(names: list[str], without_peers: bool) -> None:
+    """What is not to be measured: compiling, and installing the peers."""
+    for part in ("classifier", "benchmarks"):
+        compileall.compile_dir(ROOT / part, quiet=1)
+    if not without_peers and WITH_PEERS & set(names):
+        peer_environment.python()
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--rounds", type=int, help="instead of each comparison's own number")
+    parser.add_argument("--photos", type=Path, help="with a folder a class: data, frozen, predict")
+    parser.add_argument("--images", type=Path, help="with train/ and val/ or test/: train")
+    parser.add_argument("--without_peers", action="store_true", help="leave other programs out")
+    then = parser.add_mutually_exclusive_group()
+    then.add_argument("--keep", action="store_true", help="the ratios become the baseline")
+    then.add_argument("--compare", action="store_true", help="with the baseline; write nothing")
+    then.add_argument("--smallest", action="store_true", help="only show that it runs")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(BENCHMARKS):
+        parser.error(
+            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
+    if (given.keep or given.compare) and given.rounds and given.rounds < FEWEST_ROUNDS:
+        parser.error(
+            f"--rounds: of {given.rounds} there is no spread, give at least {FEWEST_ROUNDS}"
+        )
+    return given
+
+
+def main() -> int:
+    """Run the suite."""
+    given = arguments()
+    names = given.names or list(BENCHMARKS)
+    prepare(names, given.without_peers)
+    found: list[Measured] = []
+    failed = []
+    for name in names:
+        print(f"\n## {name}", flush=True)
+        where = machine(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+        try:
+            tables = measured_for(name, given)
+        except subprocess.CalledProcessError:
+            failed.append(name)
+            continue
+        found += tables
+        if not (given.smallest or given.compare):
+            write(name, tables, where)
+        if given.keep:
+            guard.keep(tables, where)
+    code = judged(found) if given.compare else 0
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

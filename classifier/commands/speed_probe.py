@@ -1,0 +1,207 @@
+"""The short measurement by which precision, memory format and workers are chosen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from classifier.commands.prepare import Prepared
+from classifier.data.loading import collate
+from classifier.data.workers import training_rate, workers_to_try
+from classifier.model.step_times import BF16, FLOAT32, FP16, Setting, StepTimes, largest_difference
+
+_MAX_SECONDS, _MAX_SHARE = 20.0, 0.02  # of the planned training
+_FIRST_IMAGES = 4  # of a step that is measured; more, as long as it stays short
+_STEP_SECONDS = 0.3
+_LEAST_STEPS = 12  # less time than for so many is too little to measure in
+_STEPS_COMPARED = 4
+_TOLERANCE = 0.02  # of the loss of each of these, as a share of it
+_WORTH = 1.1  # times faster: less is noise
+_NEARLY = 0.95  # of the best rate: fewer workers do as well
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Args:
+        precision: Of the trainer.
+        channels_last: The memory format.
+        num_workers: Processes that decode.
+        told: What was measured, in words; empty where nothing was.
+    """
+
+    precision: str
+    channels_last: bool
+    num_workers: int
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class Open:
+    """Which of the three the user has left open."""
+
+    precision: bool
+    channels_last: bool
+    num_workers: bool
+
+    def __bool__(self) -> bool:
+        return self.precision or self.channels_last or self.num_workers
+
+
+class Budget:
+    """Time that may be spent; without an end until the length of the training is known."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._seconds = math.inf
+
+    def limit(self, planned_seconds: float) -> None:
+        """Allow a share of a training that takes so long."""
+        self._seconds = min(_MAX_SECONDS, _MAX_SHARE * planned_seconds)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self._began
+
+    @property
+    def left(self) -> float:
+        """Seconds; negative where there are none."""
+        return self._seconds - self.spent
+
+
+def planned_steps(prepared: Prepared) -> int:
+    """Optimizer steps of a training, as far as its configuration says."""
+    trainer, data = prepared.trainer, prepared.data
+    processes = trainer.num_devices * trainer.num_nodes
+    per_epoch = math.ceil(len(data.stage("train")) / (data.batch_size * processes))
+    limit = trainer.limit_train_batches
+    per_epoch = min(per_epoch, limit) if isinstance(limit, int) else round(per_epoch * limit)
+    epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else 1000
+    steps = per_epoch * epochs
+    return int(steps if trainer.max_steps in (None, -1) else min(steps, trainer.max_steps))
+
+
+def measure(prepared: Prepared, left: Open, usual: Choice) -> Choice | None:
+    """What is fastest; None where the training is too short to find out.
+
+    It trains copies of the model, from the same start, on the first images of the training.
+
+    Args:
+        prepared: Of the training; not changed.
+        left: What may be chosen.
+        usual: What holds where nothing is gained.
+    """
+    budget = Budget()
+    data, device = prepared.data, prepared.trainer.strategy.root_device
+    stage = data.stage("train")
+    plain = Setting(usual.precision, usual.channels_last)
+    decoding = _seconds_to_decode(stage)
+    steps, base = _steps(prepared, plain, device)
+    size = len(steps.images)
+    budget.limit(planned_steps(prepared) * data.batch_size * (base / size + decoding))
+    if budget.left < _LEAST_STEPS * base:
+        return None
+    chosen, seconds, words = _fastest(steps, plain, _settings(left, plain, device), budget)
+    workers = usual.num_workers
+    if left.num_workers:
+        numbers = workers_to_try(decoding, seconds / size, device.type == "cpu")
+        rates = _rates(stage, numbers, size, steps.step(chosen), budget)
+        workers = fewest_that_do(rates) if rates else workers
+    workers_told = f"{workers} worker{'' if workers == 1 else 's'}"
+    told = f"{words}; {workers_told} (measured in {budget.spent:.1f} s)"
+    return Choice(chosen.precision, chosen.channels_last, workers, told)
+
+
+def _seconds_to_decode(stage: Any) -> float:
+    """Of an image, in this process."""
+    stage[0]  # what is imported at the first image is no part of its time
+    started, number = time.perf_counter(), min(8, len(stage))
+    for position in range(number):
+        stage[position]
+    return (time.perf_counter() - started) / number
+
+
+def _steps(prepared: Prepared, plain: Setting, device: torch.device) -> tuple[StepTimes, float]:
+    """Steps on a batch that is quickly done, as large as the training's at most; and one's time."""
+    stage, batch_size = prepared.data.stage("train"), prepared.data.batch_size
+    size = min(batch_size, len(stage), _FIRST_IMAGES)
+    while True:
+        batch = collate([stage[position] for position in range(size)])
+        steps = StepTimes(prepared.model, batch.images, batch.targets, device)
+        base = steps.seconds(plain, 1)
+        larger = min(2 * size, batch_size, len(stage))
+        if larger == size or 2 * base > _STEP_SECONDS:
+            return steps, base
+        size = larger
+
+
+def _settings(left: Open, plain: Setting, device: torch.device) -> Iterator[Setting]:
+    """What else there is to try, the most promising first."""
+    half = plain.precision
+    if left.precision and plain.precision == FLOAT32:
+        has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        half = BF16 if has_bf16 else FP16
+        yield Setting(half, plain.channels_last)
+    if left.channels_last:
+        yield Setting(half, not plain.channels_last)
+        if half != plain.precision:
+            yield Setting(plain.precision, not plain.channels_last)
+
+
+def _fastest(
+    steps: StepTimes, plain: Setting, others: Iterator[Setting], budget: Budget
+) -> tuple[Setting, float, str]:
+    """The fastest setting whose losses are right, its seconds a step, and both in words."""
+    times = {plain: steps.seconds(plain, 3)}
+    for setting in others:
+        if budget.left < 8 * times[plain]:
+            break
+        times[setting] = steps.seconds(setting, 3)
+    # Once more, the other way round: what else runs on the machine comes and goes.
+    for setting in reversed(times):
+        if budget.left > 8 * times[setting]:
+            times[setting] = min(times[setting], steps.seconds(setting, 2))
+    expected, refused = steps.losses(plain, _STEPS_COMPARED), ""
+    for setting in sorted(times, key=lambda setting: times[setting]):
+        gain = times[plain] / times[setting]
+        if setting == plain or gain < _WORTH:
+            break
+        difference = largest_difference(steps.losses(setting, _STEPS_COMPARED), expected)
+        if difference <= _TOLERANCE:
+            words = f"{_named(setting)}: {gain:.1f} x {_named(plain)}{refused}"
+            return setting, times[setting], words
+        refused += f" ({_named(setting)} is {gain:.1f} x, but its loss is {difference:.0%} off)"
+    return plain, times[plain], f"{_named(plain)}, and nothing faster{refused}"
+
+
+def _named(setting: Setting) -> str:
+    return f"{setting.precision} + {'channels_last' if setting.channels_last else 'contiguous'}"
+
+
+def _rates(
+    stage: Any, numbers: Sequence[int], size: int, step: Callable[[], Any], budget: Budget
+) -> dict[int, float]:
+    """Images a second by number of workers, of as many numbers as there is time for."""
+    rates: dict[int, float] = {}
+    for done, number in enumerate(numbers):
+        seconds = min(3.0, budget.left / (len(numbers) - done) - 0.2)
+        if seconds < 0.3:
+            break
+        rates[number] = training_rate(stage, number, size, step, seconds)
+    return rates
+
+
+def fewest_that_do(rates: dict[int, float]) -> int:
+    """The smallest number of workers that comes near the best rate.
+
+    Args:
+        rates: Number of workers -> images a second; not empty.
+    """
+    return min(number for number, rate in rates.items() if rate >= _NEARLY * max(rates.values()))

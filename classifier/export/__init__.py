@@ -1,0 +1,1 @@
+"""From a checkpoint to files for other programs, each verified against the checkpoint."""

@@ -1,0 +1,177 @@
+"""Precision, memory format and workers that are left open: measured, told, kept, and repeated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from classifier.commands import speed, speed_probe
+from classifier.data import workers
+from classifier.entry import main
+from classifier.model.step_times import BF16, FLOAT32, Setting, StepTimes
+from classifier.runs import Result
+
+Save = Callable[[dict[str, Any]], str]
+
+
+@pytest.fixture
+def left_open(config: dict[str, Any]) -> dict[str, Any]:
+    config["data"]["init_args"]["num_workers"] = "auto"
+    return config
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Setting]:
+    """Settings in the order in which they were timed: bf16 is four times faster, on any machine."""
+    asked: list[Setting] = []
+
+    def seconds(self: StepTimes, setting: Setting, number: int) -> float:
+        asked.append(setting)
+        return (0.001 if setting.precision == BF16 else 0.004) * (
+            1.2 if setting.channels_last else 1.0
+        )
+
+    monkeypatch.setattr(StepTimes, "seconds", seconds)
+    monkeypatch.setattr(speed, "_MIN_STEPS", 1)
+    monkeypatch.setattr(speed_probe, "_MAX_SHARE", 1e6)
+    rates = {0: 10.0, 1: 95.0, 2: 100.0, 3: 60.0}
+    monkeypatch.setattr(
+        speed_probe, "training_rate", lambda stage, number, *_: rates.get(number, 1.0)
+    )
+    monkeypatch.setattr(workers, "usable_cores", lambda: 3)
+    return asked
+
+
+def saved(result: Result | None) -> dict[str, Any]:
+    assert result is not None
+    content: dict[str, Any] = yaml.safe_load((Path(result.output_dir) / "config.yaml").read_text())
+    return content
+
+
+def chosen(result: Result | None) -> tuple[Any, Any, Any]:
+    tree = saved(result)
+    return (
+        tree["trainer"]["precision"], tree["model"]["init_args"]["channels_last"],
+        tree["data"]["init_args"]["num_workers"],
+    )  # fmt: skip
+
+
+def test_what_is_open_is_measured_and_saved_as_plain_values(
+    left_open: Any, save: Save, measured: list[Setting], capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = main(["--config", save(left_open)])
+    assert chosen(result) == (BF16, False, 1)
+    assert result is not None and result.precision == BF16
+    told = capfd.readouterr().err
+    assert (
+        "speed: bf16-mixed + contiguous: 4.8 x 32-true + channels_last; 1 worker (measured in"
+        in told
+    )
+    assert set(measured) == {Setting(p, c) for p in (FLOAT32, BF16) for c in (True, False)}
+
+
+def test_the_same_is_not_measured_twice_nor_by_what_a_run_has_saved(
+    left_open: Any, save: Save, measured: list[Setting]
+) -> None:
+    first = main(["--config", save(left_open)])
+    (kept,) = speed.FOLDER.glob("*.json")
+    assert json.loads(kept.read_text())["precision"] == BF16
+    measured.clear()
+    assert chosen(main(["--config", save(left_open)])) == (BF16, False, 1)
+    kept.unlink()
+    assert first is not None
+    again = main(["--config", f"{first.output_dir}/config.yaml"])
+    assert again is not None and again.metrics == first.metrics
+    assert measured == []
+
+
+def test_what_is_given_stays(left_open: Any, save: Save, measured: list[Setting]) -> None:
+    left_open["trainer"]["precision"] = "32-true"
+    left_open["model"]["init_args"]["channels_last"] = True
+    left_open["data"]["init_args"]["num_workers"] = 0
+    assert chosen(main(["--config", save(left_open)])) == ("32-true", True, 0)
+    assert measured == []
+    left_open["data"]["init_args"]["num_workers"] = "auto"
+    assert chosen(main(["--config", save(left_open)])) == ("32-true", True, 1)
+
+
+def test_a_precision_that_changes_the_loss_is_not_chosen(
+    left_open: Any, save: Save, measured: list[Setting], monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    real = StepTimes.losses
+
+    def losses(self: StepTimes, setting: Setting, number: int) -> list[float]:
+        factor = 1.1 if setting.precision == BF16 else 1.0
+        return [factor * loss for loss in real(self, setting, number)]
+
+    monkeypatch.setattr(StepTimes, "losses", losses)
+    assert chosen(main(["--config", save(left_open)])) == (FLOAT32, False, 1)
+    assert "its loss is 10% off" in capfd.readouterr().err
+
+
+def test_auto_is_a_word_for_what_is_open(left_open: Any, save: Save, measured: Any) -> None:
+    left_open["trainer"]["precision"] = "auto"
+    assert chosen(main(["--config", save(left_open)]))[0] == BF16
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trainer.fast_dev_run", "true"],
+        ["--trainer.deterministic", "true"],
+        ["--trainer.max_epochs", "1"],
+    ],
+)
+def test_nothing_is_measured_where_it_cannot_pay(
+    left_open: Any,
+    save: Save,
+    measured: list[Setting],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if words[0] == "--trainer.max_epochs":
+        monkeypatch.setattr(speed, "_MIN_STEPS", 300)
+    try:
+        assert chosen(main(["--config", save(left_open), *words])) == ("32-true", True, 2)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert measured == []
+
+
+def test_fewest_workers_that_come_near_the_best_are_taken() -> None:
+    assert speed_probe.fewest_that_do({0: 96.0, 1: 100.0, 2: 97.0}) == 0
+    assert speed_probe.fewest_that_do({0: 50.0, 1: 90.0, 2: 100.0}) == 2
+
+
+def test_numbers_to_try_lie_around_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "usable_cores", lambda: 16)
+    assert workers.workers_to_try(0.010, 0.004, on_cpu=False) == [3, 4, 6, 15, 16]
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    assert workers.workers_to_try(0.010, 0.004, on_cpu=True) == [0, 1, 2]
+    assert workers.guessed_workers() == 1
+
+
+def test_resumed_training_goes_on_in_what_it_was_computed_in(
+    left_open: Any, save: Save, measured: list[Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save(left_open)
+    first = main(["--config", file])
+    assert first is not None
+    measured.clear()
+    for kept in speed.FOLDER.glob("*.json"):
+        kept.unlink()
+    words = [
+        "--ckpt_path",
+        f"{first.output_dir}/checkpoints/last.ckpt",
+        "--trainer.max_epochs",
+        "3",
+    ]
+    assert chosen(main(["--config", file, *words])) == (BF16, False, 1)
+    assert measured == []
