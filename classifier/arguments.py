@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from classifier.config import TOP_LEVEL_KEYS
 from classifier.errors import ConfigError
+from classifier.formats import FILES
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ _FLAGS = (
     *_MODE_FLAGS, *_SWITCHES, *_COUNTS, *_VALUES, "--config", "--allow_module", "--help",
 )  # fmt: skip
 # What --export takes, the default first.
-EXPORT_FORMATS = ("onnx", "torch_export", "torchscript", "huggingface", "safetensors")
 PRECISIONS = ("fp32", "fp16", "int8")
 INPUTS = ("uint8", "float")
 
@@ -71,7 +71,7 @@ class Command:
         paths: Images and folders to predict, to explain or to verify an export on, or runs to
             compare.
         output: Folder for a comparison or an export; None makes one below runs/.
-        export_format: One of EXPORT_FORMATS.
+        export_format: A key of formats.FILES.
         opset: Of an ONNX file, at least 1; None is the exporter's choice.
         precision: One of PRECISIONS, in which an export keeps its weights; None is the first.
         input: One of INPUTS, which an export takes; None is the first.
@@ -287,7 +287,7 @@ def _check_export(command: Command) -> None:
             )  # fmt: skip
         return
     form = command.export_format
-    _check_one_of("--export", "format", form, EXPORT_FORMATS)
+    _check_one_of("--export", "format", form, tuple(FILES))
     _check_one_of("--precision", "precision", command.precision or PRECISIONS[0], PRECISIONS)
     _check_one_of("--input", "input", command.input or INPUTS[0], INPUTS)
     if form != "onnx" and (command.opset is not None or command.precision == "int8"):

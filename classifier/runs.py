@@ -15,6 +15,7 @@ from typing import Any
 
 from classifier.errors import ConfigError
 from classifier.files import write_text
+from classifier.formats import FILES, RECORD
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,7 @@ LAST = "last.ckpt"
 SOUP = "soup.ckpt"
 ERROR = "error.txt"  # what a trial said when it failed
 # How names of exports end, and what is told of one beside its file.
-_EXPORTED = (".onnx", ".pt2", ".torchscript", ".safetensors")
-_RECORD = "export.json"
+_EXPORTED = tuple(Path(name).suffix for name in FILES.values() if name)
 _TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
 # Set for the further processes of a distributed run, which share the first one's folder.
 RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
@@ -267,11 +267,11 @@ def find_checkpoint(path: str) -> Path:
 def _check_no_export(path: Path) -> None:
     """Refuse what --export wrote, and name the checkpoint that it was made from."""
     if path.is_dir():
-        records = [file for file in (path / _RECORD, *path.glob(f"*/{_RECORD}")) if file.is_file()]
-        is_export = (path / _RECORD) in records or _result(path).get("mode") == "export"
+        records = [file for file in (path / RECORD, *path.glob(f"*/{RECORD}")) if file.is_file()]
+        is_export = (path / RECORD) in records or _result(path).get("mode") == "export"
     else:
-        records = [file for file in (path.parent / _RECORD,) if file.is_file()]
-        is_named = path.suffix.lower() in _EXPORTED or path.name == _RECORD
+        records = [file for file in (path.parent / RECORD,) if file.is_file()]
+        is_named = path.suffix.lower() in _EXPORTED or path.name == RECORD
         is_export = path.is_file() and is_named
     if not is_export:
         return

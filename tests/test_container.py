@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from classifier.export.onnx import write
-from classifier.inference.description import FILES
+from classifier.formats import FILES
 from tests.export.folders import order_of, small_model, write_photos
 
 ROOT = Path(__file__).parents[1]

@@ -25,7 +25,7 @@ from PIL import Image
 
 from classifier import Predictor
 from classifier.export.onnx import write
-from classifier.inference.description import FILES
+from classifier.formats import FILES
 from classifier.inference.predictor import Prediction
 from tests.conftest import COLOURS
 from tests.export.folders import NAMES, order_of, small_model, write_photos

@@ -38,7 +38,9 @@ FLOORS = [
     ["classifier.importing", "classifier.preprocessing", "classifier.config"],
     ["classifier.image_steps"],
     [
+        "classifier.cores",
         "classifier.files",
+        "classifier.formats",
         "classifier.opencv_resize",
         "classifier.page",
         "classifier.signals",
@@ -104,7 +106,7 @@ DRAWN = {
     "arguments": "shared", "manual": "shared", "warm": "entry", "assembly": "cli", "explain": "cli",
     "checkpoints": "runs", "checkpoint_writing": "runs", "ranks": "runs",
     "rank_launcher": "runs", "terminal": "runs",
-    "config": "shared", "errors": "shared", "files": "shared", "importing": "shared",
+    "config": "shared", "cores": "shared", "errors": "shared", "files": "shared", "formats": "shared", "importing": "shared",
     "image_steps": "shared", "masking": "shared", "opencv_resize": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared",
     "spreadsheets": "shared", "trees": "shared",
 }  # fmt: skip

@@ -29,7 +29,8 @@ from classifier.export.order import Order
 from classifier.export.record import write_record
 from classifier.export.verification import answers_of_checkpoint, verify
 from classifier.files import content_of, filling_folder, is_temporary
-from classifier.inference.description import FILES, UINT8, Description
+from classifier.formats import FILES
+from classifier.inference.description import UINT8, Description
 from classifier.model.classifier import ImageClassifier
 from classifier.model.lora import merge_adapters
 from classifier.runs import RUNS, Result, Run, slug

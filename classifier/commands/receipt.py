@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from classifier.cores import usable_cores
 from classifier.masking import masked_words
 
 # Of each mode, the stages of the data that it looks at.
@@ -98,8 +99,9 @@ def data_facts(data: Any, stages: Sequence[str]) -> dict[str, Any]:
 
 def cpu_facts() -> dict[str, Any]:
     """The processor's name, its logical cores, and how many of them this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"name": _cpu_name(), "num_cores": os.cpu_count(), "num_usable_cores": usable}
+    return {
+        "name": _cpu_name(), "num_cores": os.cpu_count(), "num_usable_cores": usable_cores(),
+    }  # fmt: skip
 
 
 def _cpu_name() -> str:

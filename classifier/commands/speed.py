@@ -18,8 +18,8 @@ from classifier.commands.job import Job
 from classifier.commands.prepare import Prepared
 from classifier.commands.speed_probe import Choice, Open, measure, planned_steps
 from classifier.commands.trainer import build_trainer
+from classifier.cores import usable_cores
 from classifier.data.datamodule import ImageDataModule
-from classifier.data.workers import usable_cores
 from classifier.files import write_text
 from classifier.model.classifier import ImageClassifier
 from classifier.rank_launcher import launcher_of
@@ -107,7 +107,8 @@ def _told() -> Choice:
 def _choice(prepared: Prepared, left: Open) -> Choice:
     """Measured, remembered from an earlier measurement, or without one."""
     usual = _usual(prepared)
-    if _why_not(prepared) is not None:
+    if reason := _why_not(prepared):
+        log.debug("speed: nothing is measured: %s", reason)
         return usual
     file = FOLDER / f"{_key(prepared, left)}.json"
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -132,9 +132,10 @@ def _steps(prepared: Prepared, plain: Setting, device: torch.device) -> tuple[St
     """Steps on a batch that is quickly done, as large as the training's at most; and one's time."""
     stage, batch_size = prepared.data.stage("train"), prepared.data.batch_size
     size = min(batch_size, len(stage), _FIRST_IMAGES)
+    steps = StepTimes(prepared.model, device)
     while True:
         batch = collate([stage[position] for position in range(size)])
-        steps = StepTimes(prepared.model, batch.images, batch.targets, device)
+        steps.take(batch.images, batch.targets)
         base = steps.seconds(plain, 1)
         larger = min(2 * size, batch_size, len(stage))
         if larger == size or 2 * base > _STEP_SECONDS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from classifier.cores import usable_cores
 from classifier.data.decoding import decode_image, know_all_formats
 from classifier.data.near import Hasher, groups_of, perceptual_hasher
 from classifier.data.rules import STAGES
@@ -208,7 +208,7 @@ def inspect(
         warnings.simplefilter("ignore")
         Image.init()  # threads that meet a format for the first time would all import its module
         with (
-            ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool,
+            ThreadPoolExecutor(min(_MOST_THREADS, usable_cores())) as pool,
             tqdm(total=len(entries), unit="image", leave=False, disable=None) as bar,
         ):
             for found in pool.map(lambda chunk: [_look(entry, hasher) for entry in chunk], chunks):

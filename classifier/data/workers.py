@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+from classifier.cores import usable_cores
 from classifier.data.loading import make_loader
 
 _GUESS = 4  # more pay on machines whose accelerator waits for images, which is measured
-
-
-def usable_cores() -> int:
-    """Of the processor, those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def guessed_workers() -> int:
@@ -56,14 +49,16 @@ def training_rate(
     )
     # The first batches were decoded while nothing else was done.
     ahead = 2 * num_workers + 1
-    num_images, started = 0, time.perf_counter()
+    num_images = 0
     for number, batch in enumerate(loader):
         step()
         now = time.perf_counter()
-        if number < ahead and now - started < seconds / 2:
+        if number == 0:
+            started = begun = now
+        elif number < ahead and now - started < seconds / 2:
             begun = now
-            continue
-        num_images += len(batch.targets)
-        if now - started > seconds:
-            break
+        else:
+            num_images += len(batch.targets)
+            if now - started > seconds:
+                break
     return num_images / (now - begun) if num_images else 0.0

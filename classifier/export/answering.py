@@ -7,8 +7,6 @@ needs and nothing of the training, as a program elsewhere would.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.errors import RunError
+from classifier.export.fresh_process import last_words, run_module
 
 # A single image, and several: that the number of images is free is part of what is verified.
 BATCH_SIZES = (1, 8)
@@ -33,7 +32,6 @@ RUNTIMES = {
     "huggingface": "transformers",
     "safetensors": "torch",
 }
-_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -60,20 +58,14 @@ def answers_of_file(model: Path, files: Sequence[Path]) -> Answered:
 
     Args:
         model: An exported file, or a folder of the format huggingface.
-        files: Images, absolute.
+        files: Images.
 
     Raises:
         RunError: the process failed; in its last words.
     """
-    request = json.dumps([str(file) for file in files])
     with tempfile.TemporaryDirectory() as folder:
         answers = Path(folder, "answers.json")
-        words = ["-m", __name__, str(model.absolute()), str(answers)]
-        # An exception here, as that of a signal, ends the process as well.
-        done = subprocess.run(
-            [sys.executable, *words], input=request, capture_output=True, text=True,
-            errors="replace", env=_environment(), check=False,
-        )  # fmt: skip
+        done = run_module(__name__, [str(model.absolute()), str(answers)], files)
         if done.returncode != 0 or not answers.is_file():
             raise RunError(
                 "the exported file was written, but cannot be used in a process of its own: "
@@ -85,23 +77,6 @@ def answers_of_file(model: Path, files: Sequence[Path]) -> Answered:
         {int(size): labels for size, labels in told["labels"].items()},
         told["seconds"], told["runtime"], told["version"],
     )  # fmt: skip
-
-
-def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """Why a process ended: the last line of its errors, else its code."""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else f"it ended with code {done.returncode}"
-
-
-def _environment() -> dict[str, str]:
-    """Where this program is found; no GPU, on which sums come out otherwise; no network."""
-    paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-    }
 
 
 def _answer(model: str, files: Sequence[str]) -> dict[str, Any]:

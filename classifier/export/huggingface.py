@@ -26,7 +26,8 @@ import torch
 from classifier.errors import ConfigError, RunError, reason_of
 from classifier.export.image_processors import pillow_processor, timm_data_config
 from classifier.export.order import Order
-from classifier.inference.description import FILES, KEY, Description
+from classifier.formats import FILES
+from classifier.inference.description import KEY, Description
 from classifier.inference.huggingface_route import without_bars
 from classifier.model.heads import logit_layers
 from classifier.model.network import Network

@@ -15,7 +15,8 @@ from typing import Any
 from classifier.errors import ConfigError, RunError, reason_of
 from classifier.export.order import Order
 from classifier.files import replacing
-from classifier.inference.description import FILES, KEY, Description
+from classifier.formats import FILES
+from classifier.inference.description import KEY, Description
 from classifier.inference.graph import Graph
 from classifier.model.network import Network
 

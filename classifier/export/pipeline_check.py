@@ -7,8 +7,6 @@ prints a JSON object: `labels`, and `probabilities` of each image in their order
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.errors import RunError
+from classifier.export.fresh_process import last_words, run_module
 
 _TASK = "image-classification"
-_ROOT = Path(__file__).parents[2]
 
 
 def pipeline_probabilities(
@@ -39,17 +37,9 @@ def pipeline_probabilities(
     Raises:
         RunError: the folder cannot be opened, an image is none, or the labels are others.
     """
-    path = os.pathsep.join(item for item in (str(_ROOT), os.environ.get("PYTHONPATH")) if item)
-    found = subprocess.run(
-        [sys.executable, "-m", __name__, str(folder.absolute())],
-        input=json.dumps([str(Path(file).absolute()) for file in files]),
-        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, errors="backslashreplace", check=False,
-    )  # fmt: skip
+    found = run_module(__name__, [str(folder.absolute())], files)
     if found.returncode != 0:
-        lines = [line for line in found.stderr.splitlines() if line.strip()]
-        reason = lines[-1].strip() if lines else f"exit code {found.returncode}"
-        raise RunError(f"transformers.pipeline does not open {folder}: {reason}")
+        raise RunError(f"transformers.pipeline does not open {folder}: {last_words(found)}")
     answer = json.loads(found.stdout.splitlines()[-1])
     if answer["labels"] != list(class_names):
         raise RunError(f"transformers.pipeline has the labels {answer['labels']} in {folder}")

@@ -12,10 +12,10 @@ from typing import Any
 
 from classifier.export.verification import Verification
 from classifier.files import write_text
-from classifier.inference.description import FILES, RECORD, Description
+from classifier.formats import FILES, RECORD
+from classifier.inference.description import Description
 from classifier.masking import shareable
 
-_WEIGHTS = "model.safetensors"  # of a folder, by which it is known
 _PACKAGES = ("torch", "timm", "transformers", "onnx", "onnxruntime", "numpy", "pillow")
 
 
@@ -40,7 +40,7 @@ def write_record(
         "format": description.format,
         "file": name,
         "bytes": sum(path.stat().st_size for path in paths),
-        "sha256": hashes[name or _WEIGHTS],
+        "sha256": hashes[name or FILES["safetensors"]],
         "files": hashes,
         "description": description.to_dict(),
         "checkpoint": {"path": shareable(str(checkpoint)), "sha256": sha256(checkpoint)},

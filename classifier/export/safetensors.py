@@ -14,8 +14,9 @@ from classifier.errors import ConfigError
 from classifier.export.order import Order
 from classifier.export.torch_export import described
 from classifier.files import replacing
+from classifier.formats import FILES
 from classifier.inference.checkpoint import check_no_code
-from classifier.inference.description import FILES, KEY, Description
+from classifier.inference.description import KEY, Description
 
 FORMAT = "safetensors"
 

@@ -12,7 +12,8 @@ from torch import fx
 from classifier.errors import RunError, reason_of
 from classifier.export.order import Order
 from classifier.files import replacing
-from classifier.inference.description import FILES, Description
+from classifier.formats import FILES
+from classifier.inference.description import Description
 from classifier.inference.exported_archive import EXTRA
 from classifier.inference.graph import Graph
 

@@ -15,7 +15,8 @@ from classifier.errors import RunError, reason_of
 from classifier.export.order import Order
 from classifier.export.torch_export import described, graph_of
 from classifier.files import replacing
-from classifier.inference.description import FILES, Description
+from classifier.formats import FILES
+from classifier.inference.description import Description
 from classifier.inference.exported_archive import EXTRA
 from classifier.inference.exported_route import quiet
 from classifier.inference.graph import Graph

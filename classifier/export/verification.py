@@ -19,7 +19,8 @@ from classifier.data.loading import collate
 from classifier.errors import RunError
 from classifier.export.answering import BATCH_SIZES, Answered, answers_of_file
 from classifier.export.images import FLAG, VerificationImage
-from classifier.inference.description import FILES, Description
+from classifier.formats import FILES
+from classifier.inference.description import Description
 from classifier.masking import shareable
 from classifier.model.classifier import ImageClassifier
 
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 # Precision -> below it two probabilities count as the same.
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
 _EXACT = "fp32"  # in which labels are equal without exception
-_DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def margins(probabilities: NDArray[np.float64], description: Description) -> NDA
     """
     limits = description.thresholds
     if description.several:
-        apart = probabilities - np.array(limits or [_DEFAULT_THRESHOLD])
+        apart = probabilities - np.array(limits)
         return np.asarray(np.abs(apart).min(axis=1))
     if description.positive is not None and limits:
         return np.asarray(np.abs(probabilities[:, description.positive] - limits[0]))

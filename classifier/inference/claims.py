@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from classifier.image_steps import BORDERS, POSITIONS, RULES
+from classifier.model.tasks import MULTICLASS, MULTILABEL
 from classifier.opencv_resize import INTERPOLATIONS as OPENCV_INTERPOLATIONS
 from classifier.preprocessing import INTERPOLATIONS, RESIZE_MODES
 
 MOST_PIXELS = 8192  # of a side: an image of such sides takes 200 MB
-MULTICLASS, MULTILABEL = "multiclass", "multilabel"
 _PRECISIONS = ("fp32", "fp16", "int8")
 _CROP_OFFSETS = ("even", "down")
 # Of pixels in [0, 1]; beyond it float32 has no room for the quotient.

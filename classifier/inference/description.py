@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from classifier.inference.claims import MULTILABEL as MULTILABEL  # known by this module
+from classifier.errors import ConfigError, reason_of
 from classifier.inference.claims import check_claims
+from classifier.model.tasks import MULTILABEL
 from classifier.preprocessing import Preprocessing
 
 # The key of the JSON text in a file's own metadata, and of nothing else.
 KEY = "image_classifier"
 VERSION = 1
-# Format -> name of its file in the folder of an export; of huggingface the folder is the model.
-FILES = {
-    "onnx": "model.onnx",
-    "torch_export": "model.pt2",
-    "torchscript": "model.torchscript",
-    "safetensors": "model.safetensors",
-    "huggingface": "",
-}
-# What is told of an export, beside its file.
-RECORD = "export.json"
 UINT8, FLOAT = "uint8", "float"
 
 
@@ -106,3 +98,24 @@ class Description:
             return cls.from_dict(json.loads(text))
         except RecursionError as error:  # of thousands of brackets
             raise ValueError("its values lie too deep in each other") from error
+
+
+def read_description(carried: str | Mapping[str, Any], file: Path) -> Description:
+    """The description that a file carries.
+
+    Args:
+        carried: JSON as `Description.to_json` wrote it, or the mapping of `Description.to_dict`.
+        file: The file or folder, for the message.
+
+    Raises:
+        ConfigError: it is of another version of this program, or none at all.
+    """
+    try:
+        if isinstance(carried, str):
+            return Description.from_json(carried)
+        return Description.from_dict(carried)
+    except ValueError as error:
+        raise ConfigError(
+            "ckpt_path", f"what it says of its model cannot be read ({reason_of(error, 300)})",
+            got=str(file), remedy="Export the checkpoint anew with this version",
+        ) from error  # fmt: skip

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from classifier.errors import ConfigError, reason_of
-from classifier.inference.description import UINT8, Description
+from classifier.inference.description import UINT8, Description, read_description
 from classifier.inference.exported_archive import check_exported, check_script
 from classifier.inference.route import Probabilities
-from classifier.inference.weights_route import as_tensor, read_description
+from classifier.inference.weights_route import as_tensor
 from classifier.preprocessing import Pixels
 
 

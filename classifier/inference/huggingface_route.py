@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from classifier.errors import ConfigError, reason_of
+from classifier.formats import FILES
 from classifier.inference.checkpoint import with_weights
-from classifier.inference.description import FILES, KEY, Description
+from classifier.inference.description import KEY, Description, read_description
 from classifier.inference.weights_route import AUTO, WeightsRoute
 from classifier.model.network import Network
 
@@ -65,12 +66,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Description]:
         ) from error
     if not (folder / _WEIGHTS).is_file():
         raise _refused(folder, f"the folder holds no {_WEIGHTS}")
-    try:
-        return config, Description.from_dict(carried)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _refused(
-            folder, f"{KEY} in {_CONFIG} is damaged ({reason_of(error, 300)})"
-        ) from error
+    return config, read_description(carried, folder / _CONFIG)
 
 
 def _timm_network(folder: Path, config: Mapping[str, Any], description: Description) -> Network:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from classifier.cores import usable_cores
 from classifier.data.decoding import BadImageError, Colour, decode_image, rgb_pixels
 from classifier.errors import ConfigError
 from classifier.preprocessing import Pixels
@@ -131,7 +132,7 @@ class Batches(Generic[T, R]):
         self._work = work
         self._batch_size = batch_size
         self._num_ahead = num_ahead
-        self._pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="decoding")
+        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decoding")
         self._waiting: deque[list[Future[R]]] = deque()
 
     def __enter__(self) -> Self:
@@ -156,10 +157,3 @@ class Batches(Generic[T, R]):
             if not batch:
                 return
             self._waiting.append(batch)
-
-
-def num_threads() -> int:
-    """Logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

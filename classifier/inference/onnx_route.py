@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.errors import ConfigError, reason_of
-from classifier.inference.description import FLOAT, KEY, Description
+from classifier.inference.description import FLOAT, KEY, Description, read_description
 from classifier.preprocessing import Pixels
 
 _KEY = "ckpt_path"
@@ -73,13 +73,7 @@ def open_onnx(file: Path) -> OnnxRoute:
             _KEY, "the ONNX file was not written by this program, and says nothing of its classes "
             "and its preprocessing", got=str(file), remedy="Give a file of --export onnx",
         )  # fmt: skip
-    try:
-        description = Description.from_json(text)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            _KEY, f"what the ONNX file carries cannot be read ({reason_of(error, 200)})",
-            got=str(file), remedy="Export the checkpoint anew with this version",
-        ) from error  # fmt: skip
+    description = read_description(text, file)
     _check_fits(file, session, description)
     return OnnxRoute(session, description)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import is_zipfile
 
 from classifier.errors import ConfigError
-from classifier.inference.description import FILES, KEY, RECORD
+from classifier.formats import FILES, RECORD
+from classifier.inference.description import KEY
 from classifier.runs import find_checkpoint
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _TAKES = (
     f"Give a file that ends with {', '.join(_SUFFIXES)}, a run folder, or the folder of an export"
 )
 # Whose routes have the options of `open_model`: torch runs the network itself.
-WITH_OPTIONS = (CHECKPOINT, SAFETENSORS)
+WITH_OPTIONS = (CHECKPOINT, SAFETENSORS, HUGGINGFACE)
 
 
 class Model(NamedTuple):
@@ -111,7 +112,7 @@ def _opened(model: Model, options: Mapping[str, Any]) -> Route:
     if kind == HUGGINGFACE:
         from classifier.inference.huggingface_route import open_folder
 
-        return open_folder(path)
+        return open_folder(path, **options)
     if kind in WITH_OPTIONS:
         from classifier.inference.weights_route import open_checkpoint, open_weights
 

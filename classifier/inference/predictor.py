@@ -62,10 +62,10 @@ class Predictor:
         Args:
             path: A checkpoint, a run folder (its best checkpoint, or what it exported), an exported
                 file, or the folder of an export.
-            device: auto, cpu, cuda or mps; None is auto. For checkpoints and safetensors.
-            precision: fp32, bf16 or fp16; None is fp32. For checkpoints and safetensors.
-            compile: Use torch.compile, which takes a while at the first batch. For checkpoints and
-                safetensors.
+            device: auto, cpu, cuda or mps; None is auto. This and the next two are not for onnx,
+                torch_export and torchscript, which are used as they were exported.
+            precision: fp32, bf16 or fp16; None is fp32.
+            compile: Use torch.compile, which takes a while at the first batch.
 
         Raises:
             ConfigError: no model, a damaged one, one whose runtime is not installed, or an option

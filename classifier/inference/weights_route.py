@@ -11,8 +11,8 @@ from torch import Tensor
 
 from classifier.checkpoints import load_checkpoint
 from classifier.errors import ConfigError
-from classifier.inference.checkpoint import describe, rebuild, unfitting, with_weights
-from classifier.inference.description import KEY, UINT8, Description
+from classifier.inference.checkpoint import describe, rebuild, with_weights
+from classifier.inference.description import KEY, UINT8, Description, read_description
 from classifier.inference.graph import Graph
 from classifier.inference.route import Probabilities
 from classifier.model.network import Network
@@ -147,22 +147,6 @@ def as_tensor(images: Pixels) -> Tensor:
         images: Of any shape.
     """
     return torch.from_numpy(images if images.flags.writeable else images.copy())
-
-
-def read_description(text: str, file: Path) -> Description:
-    """The description that a file carries.
-
-    Args:
-        text: JSON, as `Description.to_json` wrote it.
-        file: The file, for the message.
-
-    Raises:
-        ConfigError: it is of another version of this program, or none at all.
-    """
-    try:
-        return Description.from_json(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unfitting(error, file) from error
 
 
 def _device(name: str) -> torch.device:

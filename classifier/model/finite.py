@@ -53,8 +53,8 @@ class FiniteLosses:
             numbers, arrived, describe = self._waiting.popleft()
             if arrived is not None:
                 arrived.synchronize()
-            value, is_bad = numbers.tolist()
-            if is_bad:
+            value, *of_all = numbers.tolist()
+            if not isfinite(value) or any(of_all):
                 problem = _first(None if isfinite(value) else describe(value))
                 if problem is not None:
                     self._waiting.clear()
@@ -63,19 +63,19 @@ class FiniteLosses:
 
 
 def _sent(loss: Tensor) -> tuple[Tensor, Any]:
-    """A loss, and whether that of any process is not finite, on their way to the CPU.
+    """A loss on its way to the CPU; of several processes also whether any of theirs is not finite.
 
     Returns:
-        Two numbers, and the event that says when they are there; None where they are.
+        One number or two, and the event that says when they are there; None where they are.
     """
-    own = loss.detach().float()
-    is_bad = (~own.isfinite()).float()
+    numbers = loss.detach().float().reshape(1)
     if distributed.is_available() and distributed.is_initialized():
+        is_bad = (~numbers.isfinite()).float()
         distributed.all_reduce(is_bad, op=distributed.ReduceOp.MAX)
-    numbers = torch.stack([own, is_bad])
+        numbers = torch.cat([numbers, is_bad])
     if numbers.device.type != "cuda":
         return numbers, None
-    there = torch.empty(2, pin_memory=True)
+    there = torch.empty(numbers.shape, pin_memory=True)
     there.copy_(numbers, non_blocking=True)
     arrived: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()

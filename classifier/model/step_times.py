@@ -35,16 +35,25 @@ class StepTimes:
 
     Args:
         model: An ImageClassifier, built; it is not changed.
-        images: (N, 3, H, W), as the data module gives them.
-        targets: Theirs.
         device: On which it trains.
     """
 
-    def __init__(self, model: Any, images: Tensor, targets: Tensor, device: torch.device) -> None:
+    images: Tensor
+    targets: Tensor
+
+    def __init__(self, model: Any, device: torch.device) -> None:
         self.device = device
         self.model = copy.deepcopy(model).to(device).train()
         self.start = copy.deepcopy(self.model.state_dict())
-        self.images, self.targets = images.to(device), targets.to(device)
+
+    def take(self, images: Tensor, targets: Tensor) -> None:
+        """Train on another batch from now on.
+
+        Args:
+            images: (N, 3, H, W), as the data module gives them.
+            targets: Theirs.
+        """
+        self.images, self.targets = images.to(self.device), targets.to(self.device)
 
     def losses(self, setting: Setting, number: int) -> list[float]:
         """The losses of the first steps of a training.
@@ -53,7 +62,7 @@ class StepTimes:
             setting: How they are computed.
             number: Of steps, at least 1.
         """
-        step = self._begin(setting)
+        step = self.step(setting)
         torch.manual_seed(0)  # dropout
         return [float(step()) for _ in range(number)]
 
@@ -64,7 +73,7 @@ class StepTimes:
             setting: How they are computed.
             number: Of steps, at least 1.
         """
-        step = self._begin(setting)
+        step = self.step(setting)
         step()
         best = float("inf")
         for _ in range(number):
@@ -77,9 +86,6 @@ class StepTimes:
 
     def step(self, setting: Setting) -> Any:
         """A function that does a step at every call, from the start of the training on."""
-        return self._begin(setting)
-
-    def _begin(self, setting: Setting) -> Any:
         model = self.model
         model.network.use_channels_last(setting.channels_last)
         model.load_state_dict(self.start)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from classifier.cores import usable_cores
 from classifier.runs import CHECKPOINTS, LAST
 from classifier.tuning.devices import showing
 from classifier.tuning.ending import Ending
@@ -187,7 +188,7 @@ class Driver:
         environment = showing(device)
         if self.num_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
             # Trials that all want all cores wait for each other.
-            environment["OMP_NUM_THREADS"] = str(max(1, _num_cores() // self.num_jobs))
+            environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self.num_jobs))
         return environment
 
     # Following
@@ -286,7 +287,3 @@ class Driver:
             self.ending.failure = f"the first {first} trials all failed"
         elif most is not None and self._finished.count(False) >= most:
             self.ending.failure = f"{most} trials failed, which is optuna.max_failures"
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,10 +18,10 @@ from torch import nn
 
 import classifier.export.safetensors
 from classifier import Predictor, main
-from classifier.arguments import EXPORT_FORMATS, parse
+from classifier.arguments import parse
 from classifier.commands.export import _check_classes, _check_output
 from classifier.errors import ConfigError, Interrupted, RunError
-from classifier.inference.description import FILES
+from classifier.formats import FILES
 from classifier.runs import Result
 from tests.conftest import write_image
 from tests.model.test_families import VIT
@@ -85,7 +85,7 @@ def test_onnx_is_verified_on_the_runs_own_images(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("form", EXPORT_FORMATS)
+@pytest.mark.parametrize("form", FILES)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_format_and_precision(
     trained: Path, workplace: Path, form: str, precision: str
@@ -381,10 +381,6 @@ def test_missing_packages_are_named(
     )
     with pytest.raises(ConfigError, match=r"not installed: onnxscript\. pip install onnxscript\."):
         export(trained, "onnx")
-
-
-def test_formats_are_those_that_have_a_file() -> None:
-    assert set(EXPORT_FORMATS) == set(FILES)
 
 
 def test_classes_of_the_users_own_are_refused() -> None:

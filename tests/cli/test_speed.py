@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,6 +157,23 @@ def test_numbers_to_try_lie_around_what_is_needed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(workers, "usable_cores", lambda: 2)
     assert workers.workers_to_try(0.010, 0.004, on_cpu=True) == [0, 1, 2]
     assert workers.guessed_workers() == 1
+
+
+def test_start_of_the_workers_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+
+    def batches(*_: Any, **__: Any) -> Iterator[Any]:
+        # The workers' start, what they have decoded by then, and what comes as it is decoded.
+        for seconds in (50.0, 0.0, 0.0, 1.0, 1.0, 1.0):
+            clock.now += seconds
+            yield SimpleNamespace(targets=[0] * 4)
+
+    monkeypatch.setattr(workers, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(workers, "make_loader", batches)
+    assert workers.training_rate(None, 1, 4, lambda: None, 1.5) == 4.0
+    assert workers.training_rate(None, 1, 4, lambda: None, 0.5) == 4.0
+    monkeypatch.setattr(workers, "make_loader", lambda *_, **__: iter(()))
+    assert workers.training_rate(None, 1, 4, lambda: None, 1.5) == 0.0
 
 
 def test_resumed_training_goes_on_in_what_it_was_computed_in(

@@ -14,9 +14,10 @@ from transformers import AutoConfig
 
 from classifier import FolderImageDataset, ImageClassifier, ImageDataModule, decode_image
 from classifier.export.order import Order
-from classifier.inference.description import MULTILABEL, Description
+from classifier.inference.description import Description
 from classifier.model.answers import Calibration
 from classifier.model.heads import logit_layers
+from classifier.model.tasks import MULTILABEL
 from tests.model.test_families import SMALL_VIT, TRANSFORMERS, VIT
 
 NAMES = ["zebra & co", "Äffchen", "0"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from classifier.errors import RunError
 from classifier.export import torch_export, torchscript
-from classifier.inference.description import FILES
+from classifier.formats import FILES
 from classifier.inference.exported_route import open_exported
 from classifier.model.network import Network
 from classifier.preprocessing import Preprocessing

@@ -17,8 +17,9 @@ from classifier import Predictor
 from classifier.errors import ConfigError
 from classifier.export import huggingface, safetensors, torch_export, torchscript
 from classifier.export import onnx as onnx_writer
+from classifier.formats import FILES
 from classifier.image_steps import Crop, Pad, Scale
-from classifier.inference.description import FILES, KEY, Description
+from classifier.inference.description import KEY, Description
 from classifier.preprocessing import Preprocessing
 from tests.export.orders import order_of, small_network
 

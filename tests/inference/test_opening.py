@@ -11,7 +11,8 @@ import pytest
 
 from classifier import Predictor
 from classifier.errors import ConfigError
-from classifier.inference.description import FILES, KEY, RECORD
+from classifier.formats import FILES, RECORD
+from classifier.inference.description import KEY
 from classifier.inference.opening import Model, experiment_of, locate
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,9 @@ def model() -> ImageClassifier:
 
 def steps_of(model: ImageClassifier) -> StepTimes:
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    return StepTimes(model, images, torch.tensor([0, 1, 0, 1]), CPU)
+    steps = StepTimes(model, CPU)
+    steps.take(images, torch.tensor([0, 1, 0, 1]))
+    return steps
 
 
 def test_losses_are_those_of_a_plain_training_and_the_model_stays(model: Any) -> None:
