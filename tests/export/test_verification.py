@@ -67,7 +67,10 @@ def test_other_label_of_a_sure_image_is_wrong_in_every_precision() -> None:
 
 def test_labels_count_as_sets() -> None:
     one, two = answered(ROWS, (["a", "b"], [])), answered(ROWS, (["b", "a"], []))
-    assert compare(one, two, replace(DESCRIPTION, task="multilabel"), 1e-4).num_wrong == 0
+    several = replace(
+        DESCRIPTION, task="multilabel", thresholds=[0.5] * len(DESCRIPTION.class_names)
+    )
+    assert compare(one, two, several, 1e-4).num_wrong == 0
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,6 @@ def test_labels_count_as_sets() -> None:
         ("multiclass", None, None, 3),
         ("multiclass", [0.3], 1, 2),
         ("multilabel", [0.2, 0.5, 0.9], None, 3),
-        ("multilabel", None, None, 3),
     ],
 )
 def test_margin_is_what_keeps_a_decision(

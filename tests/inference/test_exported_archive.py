@@ -262,7 +262,7 @@ BROKEN: dict[str, tuple[dict[str, bytes], str]] = {
     "model that is a list": ({MODEL: b"[]"}, "cannot read the file"),
     "description in Latin-1": ({DESCRIPTION: b'{"x": "\xfc"}'}, "is no text in UTF-8"),
     "deep description": ({DESCRIPTION: DEEP}, "too deep in each other"),
-    "list as description": ({DESCRIPTION: b"[]"}, "do not fit each other"),
+    "list as description": ({DESCRIPTION: b"[]"}, "it is no mapping"),
 }
 
 

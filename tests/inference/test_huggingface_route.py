@@ -90,9 +90,9 @@ def put_arguments(**values: Any) -> Callable[[dict[str, Any]], object]:
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another program": (drop(KEY), "says nothing under image_classifier: another program wrote it"),
-    "description": (put(**{KEY: {"version": 1}}), "image_classifier in config.json is damaged"),
+    "description": (put(**{KEY: {"version": 1}}), "what it says of its model cannot be read"),
     "later version": (put(**{KEY: {"version": 9}}), "written by another version of this program"),
-    "no description": (put(**{KEY: "x"}), "image_classifier in config.json is damaged"),
+    "no description": (put(**{KEY: "x"}), "what it says of its model cannot be read"),
     "architecture": (put(architecture="test_vit"), "do not fit|cannot be opened|belong"),
     "no architecture": (drop("architecture"), "cannot be opened"),
     "a place": (put(architecture="local-dir:/tmp/model"), "the network is no architecture"),

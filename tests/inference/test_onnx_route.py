@@ -143,7 +143,7 @@ def described(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     onnx.save(changed, file)
 
 
-UNREADABLE = "what the ONNX file carries cannot be read"
+UNREADABLE = "what it says of its model cannot be read"
 ANOTHER = "the graph of the ONNX file is not the one that it describes"
 
 
