@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from classifier.files import write_text
 from classifier.runs import trial_folder
 
 METRIC = "validation_f1_score"
@@ -57,8 +58,9 @@ def _train(config: dict[str, Any], folder: Path, checkpoint: str | None) -> int:
     for epoch in range(first, epochs):
         time.sleep(pause)
         lines.append(f"{epoch},{epoch},{curve(x, epoch)}")
-        (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-        (folder / "checkpoints" / "last.ckpt").write_text(str(epoch + 1))
+        # Whole or not at all, as a training writes them: it may be killed at any moment.
+        write_text(folder / "metrics.csv", "\n".join(lines) + "\n")
+        write_text(folder / "checkpoints" / "last.ckpt", str(epoch + 1))
     value = curve(x, epochs - 1)
     if "noise" in config["model"]:  # and nothing else: no x is better than another
         value = (
@@ -72,7 +74,7 @@ def _train(config: dict[str, Any], folder: Path, checkpoint: str | None) -> int:
 def _finish(folder: Path, value: Any, epochs: int = 1) -> None:
     metrics = {METRIC: value, "num_parameters": 100.0}
     content = {"status": "completed", "metrics": metrics, "num_epochs": epochs}
-    (folder / "result.json").write_text(json.dumps(content))
+    write_text(folder / "result.json", json.dumps(content))
 
 
 def _misbehave(behaviour: str, folder: Path) -> int:
