@@ -61,6 +61,7 @@ class Comparison:
         rounds: How often each case runs, where the command line does not say.
         derived: Name of a further row -> from the figures of one round, by name, to its figure.
         warm: Whether every case runs once before the first round, unmeasured.
+        remark: A line below the last table, asked for when all rounds are done; "" for none.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Comparison:
     rounds: int = 5
     derived: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
     warm: bool = True
+    remark: Callable[[], str] = str
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Measured:
         references: Names of the cases that ratios are taken to.
         ours: Names of the cases that are this program's.
         figures: Case -> its figures, one for each round.
+        remark: A line below the table; "" for none.
     """
 
     key: str
@@ -120,6 +123,7 @@ class Measured:
     references: list[str]
     ours: list[str]
     figures: dict[str, list[float]]
+    remark: str = ""
 
     @property
     def rounds(self) -> int:
@@ -162,6 +166,7 @@ def measure(comparison: Comparison, rounds: int | None = None) -> Iterator[Measu
             for name, figure in {**one, **derived}.items():
                 found[unit][name].append(figure)
     ours = [case.name for case in comparison.cases if case.ours]
+    remark = comparison.remark()
     for quantity in comparison.quantities:
         several = len(units) > 1
         yield Measured(
@@ -172,6 +177,7 @@ def measure(comparison: Comparison, rounds: int | None = None) -> Iterator[Measu
             references=list(comparison.references),
             ours=[*ours, *comparison.derived],
             figures=found[quantity.unit],
+            remark=remark if quantity is comparison.quantities[-1] else "",
         )
 
 
@@ -198,7 +204,8 @@ def table(measured: Measured) -> str:
             around = f" ({shown(ratio.low)}-{shown(ratio.high)})" if several else ""
             row.append(shown(ratio.median) + around)
         rows.append(row)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, *(["", measured.remark] if measured.remark else [])])
 
 
 def run(
@@ -220,6 +227,9 @@ def run(
     parser.add_argument("--rounds", type=int, help="instead of each comparison's own number")
     parser.add_argument("--smallest", action="store_true", help="only show that it runs")
     parser.add_argument("--without_peers", action="store_true", help="leave other programs out")
+    parser.add_argument(
+        "--installed_peers", action="store_true", help="others only where the project has them"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there")
     options(parser)
     given = parser.parse_args()

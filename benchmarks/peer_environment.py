@@ -2,7 +2,8 @@
 
 It lies in the user's cache folder and is made when it is first needed: the packages of peers.txt
 from the package index. What they need and the project has too, torch above all, is the project's,
-so that all are measured on the same.
+so that all are measured on the same. Programs that the project has whole, timm and transformers
+and onnxruntime, run in its own.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 PEERS = Path(__file__).parent / "peers"
 PINS = Path(__file__).parent / "peers.txt"
 DONE = "installed"
+# Scripts that need more than the project has in any case, and what; the others run in its own.
+NEEDS = {
+    "train_fastai": "fastai", "train_ultralytics": "ultralytics",
+    "train_transformers": "accelerate",
+}  # fmt: skip
 
 
 def folder() -> Path:
@@ -46,6 +53,12 @@ def python() -> Path:
     return interpreter
 
 
+def is_installed(script: str) -> bool:
+    """Whether the project's own environment has what one of the scripts in peers/ needs."""
+    return script not in NEEDS or find_spec(NEEDS[script]) is not None
+
+
 def command(script: str, *words: object) -> list[str]:
     """The command line of one of the scripts in peers/."""
-    return [str(python()), str(PEERS / f"{script}.py"), *map(str, words)]
+    interpreter = sys.executable if is_installed(script) else str(python())
+    return [interpreter, str(PEERS / f"{script}.py"), *map(str, words)]

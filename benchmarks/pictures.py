@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,11 @@ from PIL import Image
 
 
 def write_photos(
-    root: Path, number: int = 120, size: tuple[int, int] = (400, 500), classes: int = 4
+    root: Path,
+    number: int = 120,
+    size: tuple[int, int] = (400, 500),
+    classes: int = 4,
+    names: int = 1,
 ) -> Path:
     """Write JPEG files of quality 90, smoother than a photograph and so faster to decode.
 
@@ -18,6 +23,7 @@ def write_photos(
         number: Of photographs.
         size: Height and width in pixels.
         classes: Number of sub-folders; 0 writes all files into `root` itself.
+        names: How many names each gets: a data set of many more files, as quickly written.
     """
     rng = np.random.default_rng(0)
     for index in range(number):
@@ -27,7 +33,10 @@ def write_photos(
         folder = root / f"class{index % classes}" if classes else root
         folder.mkdir(parents=True, exist_ok=True)
         pixels = noisy.clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:04d}.jpg", quality=90)
+        file = folder / f"{index:04d}.jpg"
+        Image.fromarray(pixels).save(file, quality=90)
+        for other in range(1, names):
+            os.link(file, folder / f"{index:04d}_{other}.jpg")
     return root
 
 

@@ -13,22 +13,32 @@ from pathlib import Path
 from benchmarks.measuring import Measured, table
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+SUITE = "benchmarks/run.py"
 NAMED = ("torch", "lightning", "timm", "transformers", "onnxruntime")
 
 
-def machine(threads: int) -> str:
+def machine(threads: int, on_gpu: bool = False) -> str:
     """Hardware, versions and date in one line.
 
     Args:
         threads: That the measured programs compute with.
+        on_gpu: Name the first CUDA device as well.
     """
     cores = len(os.sched_getaffinity(0))
     busy = os.getloadavg()[0]
     versions = ", ".join(f"{name} {version(name)}" for name in NAMED)
     return (
-        f"{_processor()}, {_number(cores, 'core')}, {_number(threads, 'thread')}, load {busy:.1f} "
+        f"{_gpu() if on_gpu else ''}{_processor()}, {_number(cores, 'core')}, "
+        f"{_number(threads, 'thread')}, load {busy:.1f} "
         f"at the start; Python {platform.python_version()}, {versions}; {date.today()}."
     )
+
+
+def _gpu() -> str:
+    """The name of the GPU, and torch's CUDA."""
+    import torch
+
+    return f"{torch.cuda.get_device_name(0)} with CUDA {torch.version.cuda}, "
 
 
 def _number(number: int, word: str) -> str:
@@ -43,9 +53,9 @@ def _processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def marks(name: str) -> tuple[str, str]:
+def marks(name: str, script: str = SUITE) -> tuple[str, str]:
     """What stands before and behind the tables of a benchmark."""
-    return f"<!-- {name}: written by benchmarks/run.py -->", f"<!-- {name}: end -->"
+    return f"<!-- {name}: written by {script} -->", f"<!-- {name}: end -->"
 
 
 def section(measured: Iterable[Measured], where: str) -> str:
@@ -53,20 +63,21 @@ def section(measured: Iterable[Measured], where: str) -> str:
     return "\n\n".join([where, *(table(one) for one in measured)])
 
 
-def placed(text: str, name: str, tables: str) -> str:
+def placed(text: str, name: str, tables: str, script: str = SUITE) -> str:
     """A text with other tables of a benchmark.
 
     Args:
         text: With the benchmark's marks; without them a section is added at its end.
         name: Of the benchmark.
         tables: What comes between the marks.
+        script: That writes them.
     """
-    begin, end = marks(name)
+    begin, end = marks(name, script)
     between = f"{begin}\n\n{tables}\n\n{end}"
     if begin not in text:
         return f"{text.rstrip()}\n\n## {name}\n\n{between}\n"
     before, rest = text.split(begin, 1)
     _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"{RESULTS.name}: {begin} has no {end} behind it")
+        raise ValueError(f"{begin} has no {end} behind it")
     return before + between + after

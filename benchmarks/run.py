@@ -4,6 +4,7 @@
     python benchmarks/run.py [NAME ...] --keep           and keep the ratios as the baseline
     python benchmarks/run.py [NAME ...] --compare        name what got worse, write nothing
     python benchmarks/run.py [NAME ...] --smallest       only show that all of it runs
+    python benchmarks/run.py [NAME ...] --gpu            train, predict, frozen with large models
 
 Rounds of one process resemble each other more than those of two. So what is kept comes from two
 runs of a benchmark, and what looks worse is measured once more and judged by both runs.
@@ -11,7 +12,9 @@ Without a name all of: startup, sweep, data, step, frozen, train, predict, repor
 process of its own. Peers come from the package index (benchmarks/peers.txt) into an environment of
 their own below the user's cache folder. A machine with other work on it gives wide spreads:
 measure on a quiet one; OMP_NUM_THREADS says with how many threads. Without --photos and --images
-photographs are generated. Exit code 1: something got worse, or a benchmark failed.
+photographs are generated. `--gpu` measures resnet50 and vit_base at 224 pixels in bfloat16, into
+tables of their own; it needs a CUDA device. Exit code 1: something got worse, or a benchmark
+failed; 2: the command line asks for what there is not.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import guard, peer_environment
 from benchmarks.measuring import Measured
 from benchmarks.results import RESULTS, machine, placed, section
+from benchmarks.subject import BF16, no_gpu
 
 ROOT = Path(__file__).parents[1]
 # Name -> the option by which it takes a folder, and which of the suite's folders that is.
@@ -38,22 +42,34 @@ BENCHMARKS = {
     "frozen": {"images": "photos"}, "train": {"images": "images"},
     "predict": {"photos": "photos"}, "report": {},
 }  # fmt: skip
-WITH_PEERS = {"train", "predict"}
+WITH_PEERS = {"train"}  # in an environment of their own
+FLAGS = ("smallest", "without_peers", "installed_peers")
+ON_GPU = ("train", "predict", "frozen")
+GPU_MODELS = ("timm/resnet50", "timm/vit_base_patch16_224")
+GPU_OPTIONS = ["--size", "224", "--precision", BF16, "--accelerator", "gpu"]
 FEWEST_ROUNDS = 3
 
 
 def measured_by(name: str, given: argparse.Namespace) -> list[Measured]:
-    """The tables of a benchmark, which prints them on its way.
+    """The tables of a benchmark, which prints them on its way; on a GPU those of every model.
 
     Raises:
         CalledProcessError: it failed, and has said why.
     """
+    if not given.gpu:
+        return figures_of(name, given, [])
+    asked = [["--model", model, *GPU_OPTIONS] for model in GPU_MODELS]
+    return [table for options in asked for table in figures_of(name, given, options)]
+
+
+def figures_of(name: str, given: argparse.Namespace, more: list[str]) -> list[Measured]:
+    """The tables of one run of a benchmark's script, with further options."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "figures.json")
-        words = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--json", str(file)]
+        words = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--json", str(file), *more]
         if given.rounds:
             words += ["--rounds", str(given.rounds)]
-        words += [f"--{flag}" for flag in ("smallest", "without_peers") if getattr(given, flag)]
+        words += [f"--{flag}" for flag in FLAGS if getattr(given, flag)]
         for option, ours in BENCHMARKS[name].items():
             if getattr(given, ours) is not None:
                 words += [f"--{option}", str(getattr(given, ours).resolve())]
@@ -107,6 +123,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, help="with a folder a class: data, frozen, predict")
     parser.add_argument("--images", type=Path, help="with train/ and val/ or test/: train")
     parser.add_argument("--without_peers", action="store_true", help="leave other programs out")
+    parser.add_argument("--gpu", action="store_true", help=f"on a GPU: {', '.join(ON_GPU)}")
+    parser.add_argument(
+        "--installed_peers", action="store_true", help="only timm, transformers and onnxruntime"
+    )
     then = parser.add_mutually_exclusive_group()
     then.add_argument("--keep", action="store_true", help="the ratios become the baseline")
     then.add_argument("--compare", action="store_true", help="with the baseline; write nothing")
@@ -116,6 +136,10 @@ def arguments() -> argparse.Namespace:
         parser.error(
             f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
         )
+    if given.gpu and (others := [name for name in given.names if name not in ON_GPU]):
+        parser.error(f"--gpu: {', '.join(others)} uses none; there are {', '.join(ON_GPU)}")
+    if given.gpu and (problem := no_gpu()) is not None:
+        parser.error(f"--gpu: {problem}")
     if (given.keep or given.compare) and given.rounds and given.rounds < FEWEST_ROUNDS:
         parser.error(
             f"--rounds: of {given.rounds} there is no spread, give at least {FEWEST_ROUNDS}"
@@ -126,13 +150,14 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the suite."""
     given = arguments()
-    names = given.names or list(BENCHMARKS)
-    prepare(names, given.without_peers)
+    names = given.names or list(ON_GPU if given.gpu else BENCHMARKS)
+    prepare(names, given.without_peers or given.installed_peers)
     found: list[Measured] = []
     failed = []
     for name in names:
         print(f"\n## {name}", flush=True)
-        where = machine(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+        threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+        where = machine(threads, on_gpu=given.gpu)
         try:
             tables = measured_for(name, given)
         except subprocess.CalledProcessError:
@@ -140,7 +165,7 @@ def main() -> int:
             continue
         found += tables
         if not (given.smallest or given.compare):
-            write(name, tables, where)
+            write(f"{name} on a GPU" if given.gpu else name, tables, where)
         if given.keep:
             guard.keep(tables, where)
     code = judged(found) if given.compare else 0

@@ -1,12 +1,11 @@
-"""fastai's Learner over timm's resnet18.
+"""fastai's Learner over a model of timm.
 
-python train_fastai.py IMAGES SIZE BATCH_SIZE EPOCHS
+python train_fastai.py IMAGES SIZE BATCH_SIZE EPOCHS [options of asked.py]
 """
-
-import sys
 
 import timm
 import torch
+from asked import arguments
 from fastai.vision.all import (
     Adam,
     CrossEntropyLossFlat,
@@ -19,17 +18,19 @@ from fastai.vision.all import (
     imagenet_stats,
 )
 
-images, *numbers = sys.argv[1:]
-size, batch, epochs = map(int, numbers)
+given = arguments(__doc__)
 data = ImageDataLoaders.from_folder(
-    images, train="train", valid="val", item_tfms=RandomResizedCrop(size, min_scale=0.08),
-    batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)], bs=batch, val_bs=batch,
-    num_workers=1, device=torch.device("cpu"),
+    given.images, train="train", valid="val",
+    item_tfms=RandomResizedCrop(given.size, min_scale=0.08),
+    batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)], bs=given.batch, val_bs=given.batch,
+    num_workers=given.workers, device=torch.device(given.device), pin_memory=given.device == "cuda",
 )  # fmt: skip
-model = timm.create_model("resnet18", num_classes=data.c)
+model = timm.create_model(given.model, num_classes=data.c)
 learner = Learner(
     data, model, loss_func=CrossEntropyLossFlat(), opt_func=Adam, lr=1e-3, metrics=accuracy,
     path=".", model_dir=".",
 )  # fmt: skip
-learner.fit(epochs)
+if given.bf16:
+    learner.to_bf16()
+learner.fit(given.epochs)
 learner.save("last")

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torchmetrics import Metric, MetricCollection
 
+from classifier.callbacks.counting import without_waiting
 from classifier.callbacks.metric_specs import (
     DECISIONS,
     LOGITS,
@@ -149,8 +150,9 @@ class MetricsLogger(Callback):
         else:
             given[DECISIONS] = logits.argmax(dim=1)
         targets = targets.int() if several else targets
-        for name, collection in collections.items():
-            collection.update(given[name], targets)
+        with without_waiting(logits.device):
+            for name, collection in collections.items():
+                collection.update(given[name], targets)
 
     def _log(self, stage: str, pl_module: L.LightningModule) -> None:
         values = {

@@ -224,6 +224,15 @@ class BestMetrics(Checkpoint):
         self.metrics: dict[str, float] = {}
         self._score: float | None = None
         self._epoch = -1
+        self._trainer: Any = None  # of a training
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Know the trainer when its state is asked for."""
+        self._trainer = trainer
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget it."""
+        self._trainer = None
 
     def _look(self, trainer: L.Trainer) -> None:
         if trainer.sanity_checking or self.source.best_model_score is None:
@@ -232,6 +241,11 @@ class BestMetrics(Checkpoint):
         if score != self._score:
             self._score, self._epoch = score, trainer.current_epoch
             self.metrics = self._now(trainer, validation=True)
+
+    def _look_at_all(self, trainer: L.Trainer) -> None:
+        self._look(trainer)
+        if self._epoch == trainer.current_epoch:
+            self.metrics = {**self._now(trainer, validation=False), **self.metrics}
 
     def _now(self, trainer: L.Trainer, *, validation: bool) -> dict[str, float]:
         return {
@@ -246,12 +260,17 @@ class BestMetrics(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take those of the training, which are complete only now."""
-        self._look(trainer)
-        if self._epoch == trainer.current_epoch:
-            self.metrics = {**self._now(trainer, validation=False), **self.metrics}
+        self._look_at_all(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in checkpoints: a resumed training may not find a better epoch."""
+        """Kept in checkpoints: a resumed training may not find a better epoch.
+
+        The best checkpoint is written before this callback is told of its score. It is to hold the
+        same as the last one, so that both are one file.
+        """
+        trainer = self._trainer
+        if trainer is not None and self.source._should_save_on_train_epoch_end(trainer):
+            self._look_at_all(trainer)
         return {"metrics": self.metrics, "score": self._score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

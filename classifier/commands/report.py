@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +138,17 @@ def _loader(data: Any, evaluation: Evaluation) -> Callable[[int], NDArray[np.uin
     """Row of an evaluation -> its image."""
     stage = data.stage(_DATA[evaluation.stage])
     source: Any = getattr(stage, "source", None)
-    positions: dict[str, int] = {}
+
+    def place_of(row: int) -> int | None:
+        """Rows are in the order of the stage, where none is missing: so it is not far away."""
+        path = evaluation.predictions.paths[row]
+        places = chain(range(row, len(stage)), range(min(row, len(stage))))
+        return next((place for place in places if safe_path(stage.path(place)) == path), None)
 
     def load(row: int) -> NDArray[np.uint8] | None:
         if not hasattr(source, "load"):
             return None
-        if not positions:
-            positions.update((safe_path(stage.path(place)), place) for place in range(len(stage)))
-        place = positions.get(evaluation.predictions.paths[row])
+        place = place_of(row)
         try:
             return None if place is None else np.asarray(source.load(stage.indices[place]))
         except (BadImageError, OSError):

@@ -197,13 +197,16 @@ def _place(saver: ModelCheckpoint, folder: Path, is_main: bool) -> None:
 
 def _last_saver(folder: Path) -> ModelCheckpoint:
     """Writes last.ckpt after every epoch. Lightning's save_last does so only with a new best."""
-    return ModelCheckpoint(
+    saver = ModelCheckpoint(
         dirpath=folder.resolve(),
         filename=Path(LAST).stem,
         monitor=None,
         save_top_k=1,
         enable_version_counter=False,
     )
+    # As after its first save: what others save before it is then the same as what it saves.
+    saver.best_model_path = str(folder.resolve() / LAST)
+    return saver
 
 
 def collect(trainer: Any, run: Run) -> None:

@@ -24,7 +24,7 @@ from classifier.data.datasets import ImageDataset
 from classifier.data.decoding import BadImageError
 from classifier.data.fingerprints import Fingerprints
 from classifier.data.loading import StageDataset
-from classifier.data.store import Kept, Store
+from classifier.data.store import Index, Store
 from classifier.errors import ConfigError, RunError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class ImageCache:
         self.resize = resize
         self.num_threads = max(1, num_threads)
         self._store = Store(self.folder, "the image cache", "create_dataset: false")
-        self._places: dict[int, Kept] = {}
+        # Of every image of the data set its offset, bytes and rows; no rows where it is not kept.
+        self._places = np.zeros((0, 3), dtype=np.int64)
         self._prints = Fingerprints(folder, dataset, self.num_threads)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,10 +67,10 @@ class ImageCache:
         Raises:
             BadImageError: the image cannot be decoded.
         """
-        place = self._places.get(index)
-        if place is None:
+        offset, size, rows = self._places[index].tolist() if len(self._places) else (0, 0, 0)
+        if not rows:
             return self.dataset.load(index)  # says why it could not be kept
-        kept = self._store.content()[place.offset : place.end].reshape(place.rows, -1, 3)
+        kept = self._store.content()[offset : offset + size].reshape(rows, -1, 3)
         return kept.copy()  # transforms may write into what they get
 
     def fill(self, indices: Sequence[int]) -> None:
@@ -89,9 +90,13 @@ class ImageCache:
                 with self._store.writing() as index:
                     missing = {p: i for i, p in prints.items() if p not in index}
                     self._append(list(missing.items()), index)
-        self._places |= {i: index[print_] for i, print_ in prints.items() if print_ in index}
+        if not len(self._places):
+            self._places = np.zeros((len(self.dataset), 3), dtype=np.int64)
+        for i, print_ in prints.items():
+            if print_ in index:
+                self._places[i] = index[print_]
 
-    def _append(self, missing: list[tuple[bytes, int]], index: dict[bytes, Kept]) -> None:
+    def _append(self, missing: list[tuple[bytes, int]], index: Index) -> None:
         started = time.monotonic()
         with ThreadPoolExecutor(self.num_threads) as pool:
             decoded = self._decoded(missing, pool)

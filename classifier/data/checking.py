@@ -39,7 +39,7 @@ _KINDS = {
 _PNG_EXIF = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image of one stage.
 

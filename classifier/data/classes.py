@@ -106,8 +106,10 @@ class RunClasses:
                 "table of images with several labels, or none, needs a delimiter",
             )  # fmt: skip
         index = [places.get(label, -1) for label in own]
-        mapped = [tuple(index[n] for n in classes_of(target)) for target in given]
-        return mapped if self.task == "multilabel" else [target[0] for target in mapped]
+        mapped: dict[Any, Any] = {t: tuple(index[n] for n in classes_of(t)) for t in set(given)}
+        if self.task != "multilabel":
+            mapped = {target: names[0] for target, names in mapped.items()}
+        return [mapped[target] for target in given]  # one object for all that are alike
 
     def _check_names(self, present: Sequence[str], stage: str) -> None:
         """Refuse classes that the run does not have; tell of those that a stage lacks."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from pathlib import Path
+from itertools import accumulate, islice
 
-from classifier.data.datasets import ImageDataset
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier.data.datasets import ImageDataset, file_of
+from classifier.data.portions import in_portions
 
 _TAIL_BYTES = 2048
+_GONE, _NO_FILE = -1, -2  # instead of a length
 
 
 def find_copies(datasets: Sequence[ImageDataset], num_threads: int) -> list[list[bytes | None]]:
@@ -26,43 +32,55 @@ def find_copies(datasets: Sequence[ImageDataset], num_threads: int) -> list[list
     Returns:
         Per data set and sample 16 bytes, equal for equal content; None where it has no copy.
     """
-    items = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
-    candidates: Sequence[int] = range(len(items))
+    starts = list(accumulate((len(dataset) for dataset in datasets), initial=0))
+    number = starts[-1]
+
+    def sample(place: int) -> tuple[ImageDataset, int]:
+        which = bisect_right(starts, place) - 1
+        return datasets[which], place - starts[which]
+
+    candidates: Sequence[int] = range(number)
     with ThreadPoolExecutor(num_threads) as pool:
-        files = [file for dataset, index in items if (file := dataset.file(index)) is not None]
-        if len(files) == len(items):
-            lengths = dict(zip(candidates, pool.map(_length, files), strict=True))
-            candidates = _shared(lengths)
-            tails = pool.map(lambda place: _tail(files[place]), candidates)
-            candidates = _shared(dict(zip(candidates, tails, strict=True)))
-        prints = pool.map(lambda place: _fingerprint(*items[place]), candidates)
+        lengths = in_portions(pool, lambda place: _length(file_of(*sample(place))), candidates)
+        found = np.fromiter(lengths, np.int64, number)
+        if not (found == _NO_FILE).any():
+            candidates = _shared(found).tolist()
+            tails = in_portions(pool, lambda place: _tail(file_of(*sample(place))), candidates)
+            again = _shared(np.fromiter(tails, np.int64, len(candidates)))
+            candidates = [candidates[place] for place in again]
+        prints = in_portions(pool, lambda place: _fingerprint(*sample(place)), candidates)
         content = {i: print_ for i, print_ in zip(candidates, prints, strict=True) if print_}
-    shared = set(_shared(content))
-    found = iter([content[i] if i in shared else None for i in range(len(items))])
-    return [list(islice(found, len(dataset))) for dataset in datasets]
+    often = Counter(content.values())
+    copies = (p if (p := content.get(i)) and often[p] > 1 else None for i in range(number))
+    return [list(islice(copies, len(dataset))) for dataset in datasets]
 
 
-def _shared(values: Mapping[int, Hashable]) -> list[int]:
-    """The keys whose value another key has too."""
-    counts = Counter(values.values())
-    return [key for key, value in values.items() if counts[value] > 1]
+def _shared(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places whose value another place has too."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[group] > 1)
 
 
-def _length(file: Path) -> int:
+def _length(file: str | None) -> int:
+    if file is None:
+        return _NO_FILE
     try:
         return os.stat(file).st_size
     except OSError:
-        return -1  # gone: decoding will tell
+        return _GONE  # decoding will tell
 
 
-def _tail(file: Path) -> tuple[int, bytes]:
+def _tail(file: str | None) -> int:
+    """A hash of a file's length and end: what is alike by chance is told apart by its content."""
+    assert file is not None
     try:
         with open(file, "rb") as stream:
             length = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, length - _TAIL_BYTES))
-            return length, stream.read()
+            told = length.to_bytes(8) + stream.read()
     except OSError:
-        return -1, b""
+        return _GONE
+    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), signed=True)
 
 
 def _fingerprint(dataset: ImageDataset, index: int) -> bytes | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,55 @@ class Sample(NamedTuple):
     path: str
     label: Label
     group: str | None = None
+
+
+class PackedSamples(Sequence[Sample]):
+    """Samples in a few arrays: 12 bytes for each beside the text of its path.
+
+    Objects of their own would be 300 bytes, and every worker process would come to have a copy of
+    them: to look at an object is to write the number of its references into it.
+
+    Args:
+        samples: In their order.
+    """
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        text, ends = bytearray(), array("q", [0])
+        labels: dict[Label, int] = {}
+        groups: dict[str | None, int] = {}
+        self._label, self._group = array("i"), array("i")
+        for path, label, group in samples:
+            text += path.encode("utf-8", "surrogatepass")  # also of names that are no valid UTF-8
+            ends.append(len(text))
+            self._label.append(labels.setdefault(label, len(labels)))
+            self._group.append(groups.setdefault(group, len(groups)))
+        self._text, self._ends = bytes(text), ends
+        self.labels, self._groups = list(labels), list(groups)
+
+    def __len__(self) -> int:
+        return len(self._label)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        path = self._text[self._ends[place] : self._ends[place + 1]]
+        label, group = self.labels[self._label[place]], self._groups[self._group[place]]
+        return Sample(path.decode("utf-8", "surrogatepass"), label, group)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def numbered(self, numbers: Mapping[Label, Any]) -> list[Any]:
+        """What each sample's label stands for."""
+        known = [numbers[label] for label in self.labels]
+        return [known[number] for number in self._label]
 
 
 class ImageDataset(Dataset[tuple[Any, Any]], ABC):
@@ -89,20 +139,31 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
     @cached_property
     def samples(self) -> Sequence[Sample]:
         """All samples, found at the first use."""
-        return self.scan()
+        found = self.scan()
+        if isinstance(found, list) and all(type(sample) is Sample for sample in found):
+            return PackedSamples(found)
+        return found
+
+    @cached_property
+    def _labels(self) -> list[Label]:
+        """Every label that occurs, once."""
+        samples = self.samples
+        if isinstance(samples, PackedSamples):
+            return samples.labels
+        return list(dict.fromkeys(sample.label for sample in samples))
 
     @cached_property
     def class_names(self) -> list[str]:
         """The labels that occur, sorted."""
         names: set[str] = set()
-        for sample in self.samples:
-            names.update((sample.label,) if isinstance(sample.label, str) else sample.label or ())
+        for label in self._labels:
+            names.update((label,) if isinstance(label, str) else label or ())
         return sorted(names)
 
     @property
     def is_multilabel(self) -> bool:
         """Whether an image can have several labels, or none."""
-        return any(isinstance(sample.label, tuple) for sample in self.samples)
+        return any(isinstance(label, tuple) for label in self._labels)
 
     @cached_property
     def targets(self) -> list[Any]:
@@ -111,12 +172,16 @@ class ImageDataset(Dataset[tuple[Any, Any]], ABC):
         In multi-label data a tuple of indices.
         """
         index = {name: number for number, name in enumerate(self.class_names)}
-        return [
-            tuple(index[name] for name in sample.label)
-            if isinstance(sample.label, tuple)
-            else index.get(sample.label or "", -1)
-            for sample in self.samples
-        ]
+        targets: dict[Label, Any] = {
+            label: tuple(index[name] for name in label)
+            if isinstance(label, tuple)
+            else index.get(label or "", -1)
+            for label in self._labels
+        }
+        samples = self.samples
+        if isinstance(samples, PackedSamples):
+            return samples.numbered(targets)
+        return [targets[sample.label] for sample in samples]
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset, default_collate
 
 from classifier.data.fingerprints import Fingerprints
 from classifier.data.loading import Batch, StageDataset, collate, init_worker
-from classifier.data.store import Kept, Store
+from classifier.data.store import Index, Store
 from classifier.data.worker_signals import SteadyLoader
 from classifier.errors import RunError
 from classifier.files import write_text
@@ -160,7 +160,7 @@ class FeatureCache:
         name = hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
         return Store(self.folder / "features" / name, "the features", "cache_features: false")
 
-    def _fill(self, images: _Views, store: Store, index: dict[bytes, Kept]) -> bool:
+    def _fill(self, images: _Views, store: Store, index: Index) -> bool:
         """Encode what is missing; False where the disk has no room for it."""
         started = time.monotonic()
         batches = self._batches(images)

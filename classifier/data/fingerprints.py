@@ -17,6 +17,7 @@ from filelock import FileLock
 from classifier.data.datasets import ImageDataset, sample_name
 from classifier.data.folders import FolderImageDataset
 from classifier.data.paths import listing_fingerprint, size_of
+from classifier.data.portions import in_portions
 from classifier.data.splitting import classes_of
 from classifier.data.tables import CsvImageDataset
 
@@ -51,13 +52,19 @@ class Fingerprints:
             indices: Positions in the data set.
         """
         by_file = self.dataset.decodes_as_is
-        states = {i: _state(self.dataset.file(i)) if by_file else None for i in indices}
         data = self._files.read_bytes() if self._files.is_file() else b""
         known = dict(_KNOWN.iter_unpack(data[: len(data) // _KNOWN.size * _KNOWN.size]))
-        found = {index: known[s] for index, s in states.items() if s is not None and s in known}
-        unknown = [index for index in indices if index not in found]
+        found: dict[int, bytes] = {}
+        states: dict[int, bytes | None] = {}  # of those that are not known
+        for index in indices:
+            state = _state(self.dataset.file(index)) if by_file else None
+            if state is not None and state in known:
+                found[index] = known[state]
+            else:
+                states[index] = state
+        unknown = list(states)
         with ThreadPoolExecutor(self.num_threads) as pool:
-            prints = pool.map(self.one, unknown)
+            prints = in_portions(pool, self.one, unknown)
             fresh = {i: print_ for i, print_ in zip(unknown, prints, strict=True) if print_}
         self._remember([(states[index], print_) for index, print_ in fresh.items()])
         return found | fresh

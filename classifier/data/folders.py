@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from classifier.data.datasets import Augmentations, FilesDataset, Sample
+from classifier.data.datasets import Augmentations, FilesDataset, PackedSamples, Sample
 from classifier.data.paths import find_images, named_images
 from classifier.errors import ConfigError
 
@@ -43,7 +43,9 @@ class FolderImageDataset(FilesDataset):
                 "root", f"no images in this folder; it holds {_contents(root)}", got=self.root,
                 remedy="Put images into it, in one sub-folder per class for training",
             )  # fmt: skip
-        return [Sample(path, path.partition("/")[0] if "/" in path else None) for path in paths]
+        return PackedSamples(
+            Sample(path, path.partition("/")[0] if "/" in path else None) for path in paths
+        )
 
     def file(self, index: int) -> Path:
         """The file of sample `index`."""
@@ -69,7 +71,7 @@ class ImagePathsDataset(FilesDataset):
         super().__init__(augmentations)
         self.paths = list(paths)
         self.flag = flag
-        self._files: list[str] = []  # a Path keeps more, once it was used
+        self._files: Sequence[Sample] = ()  # under the path of each file
 
     def scan(self) -> Sequence[Sample]:
         """Find the images, sorted by path.
@@ -78,12 +80,12 @@ class ImagePathsDataset(FilesDataset):
             ConfigError: a path that does not exist, or no image at all.
         """
         found = named_images(self.paths, self.flag)
-        self._files = [str(file) for file in found.values()]
-        return [Sample(row, None) for row in found]
+        self._files = PackedSamples(Sample(str(file), None) for file in found.values())
+        return PackedSamples(Sample(row, None) for row in found)
 
     def file(self, index: int) -> Path:
         """The file of sample `index`."""
-        return Path(self._files[index])
+        return Path(self._files[index].path)
 
 
 def _contents(root: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from classifier.data.splitting import least_tied
 
 NEAR_DISTANCE = 4  # of the 64 bits of a perceptual hash; re-encoded and rescaled copies stay below
 _LIBRARY = "imagehash"
-_BLOCK = 512  # rows of the distance matrix at a time: 40 MB for 10,000 images
+_CELLS = 5_000_000  # of the distance matrix at a time, 9 bytes each
+_FEW = 20_000  # hashes up to which all are compared with all
+_FAR = 65
+_PLACE_BITS = 40  # beside a distance in one number, so that of equally near ones the first counts
 
 
 # Gives 64 bits of the pixels (H, W, 3) of an image.
@@ -59,12 +63,45 @@ def groups_of(hashes: Sequence[int], kinds: Sequence[str]) -> list[list[int]]:
 def _ties(hashes: NDArray[np.uint64], kinds: NDArray[np.str_]) -> Iterator[tuple[int, int]]:
     """Each hash with the nearest one of each kind, when that is near enough."""
     for kind in np.unique(kinds):
-        places = np.flatnonzero(kinds == kind)
-        for start in range(0, len(hashes), _BLOCK):
-            block = hashes[start : start + _BLOCK]
-            distances = np.bitwise_count(block[:, None] ^ hashes[places][None, :])
-            rows = np.arange(start, start + len(block))
-            distances[rows[:, None] == places[None, :]] = 65  # not itself
-            nearest = distances.argmin(axis=1)
-            near = distances[rows - start, nearest] <= NEAR_DISTANCE
-            yield from zip(rows[near].tolist(), places[nearest[near]].tolist(), strict=True)
+        nearest = np.full(len(hashes), _FAR << _PLACE_BITS, dtype=np.int64)
+        for rows, columns in _candidates(hashes, np.flatnonzero(kinds == kind)):
+            step = max(1, _CELLS // len(columns))
+            for start in range(0, len(rows), step):
+                block = rows[start : start + step]
+                distances = np.bitwise_count(hashes[block, None] ^ hashes[columns])
+                distances[block[:, None] == columns] = _FAR  # not itself
+                found = distances.argmin(axis=1)
+                least = distances[np.arange(len(block)), found].astype(np.int64)
+                told = (least << _PLACE_BITS) + columns[found]
+                nearest[block] = np.minimum(nearest[block], told)
+        near = np.flatnonzero(nearest >> _PLACE_BITS <= NEAR_DISTANCE)
+        places = nearest[near] & ((1 << _PLACE_BITS) - 1)
+        yield from zip(near.tolist(), places.tolist(), strict=True)
+
+
+def _candidates(
+    hashes: NDArray[np.uint64], places: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Parts of all places, and of those of a kind, in which any that are near have each other.
+
+    Few are compared with all. Of many, hashes that differ in no more bits than they have bands but
+    one are equal in one of the bands; only those are compared.
+
+    Source: Norouzi, Punjani and Fleet, Fast search in Hamming space with multi-index hashing, 2012.
+    """
+    if len(hashes) <= _FEW:
+        yield np.arange(len(hashes)), places
+        return
+    edges = np.linspace(0, 64, NEAR_DISTANCE + 2).astype(int).tolist()
+    for low, high in pairwise(edges):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        own = places[np.argsort(band[places], kind="stable")]
+        values = np.unique(band[own])
+        ends = [
+            np.searchsorted(band[part], values, side=side).tolist()
+            for part in (order, own)
+            for side in ("left", "right")
+        ]
+        for first, last, own_first, own_last in zip(*ends, strict=True):
+            yield order[first:last], own[own_first:own_last]

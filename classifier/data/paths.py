@@ -61,6 +61,7 @@ def find_images(root: Path) -> Iterator[str]:
     Yields:
         Paths in no particular order.
     """
+    top = os.fspath(root)
     seen: set[str] = set()
     ignored: Counter[str] = Counter()
     for folder, subfolders, files in os.walk(root, followlinks=True):
@@ -69,6 +70,8 @@ def find_images(root: Path) -> Iterator[str]:
             subfolders.clear()
             continue
         seen.add(real)
+        # Not by pathlib, which is slower and keeps every part of a path for a while.
+        within = folder[len(top) :].strip(os.sep).replace(os.sep, "/")
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in files:
             extension = os.path.splitext(name)[1].lower()
@@ -76,7 +79,7 @@ def find_images(root: Path) -> Iterator[str]:
                 if not _can_be_read(os.path.join(folder, name)):
                     ignored[f"{extension} that is a pipe or device"] += 1
                     continue
-                yield Path(folder, name).relative_to(root).as_posix()
+                yield f"{within}/{name}" if within else name
             elif not name.startswith(".") and name.lower() not in ("thumbs.db", "desktop.ini"):
                 ignored[extension or "no extension"] += 1
     if ignored:

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from classifier.data.splitting import classes_of
+
+_PORTION = 4096
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -30,8 +33,15 @@ class EpochSampler(DistributedSampler[int]):
         return ((self.epoch, index) for index in islice(self._order(), done, None))
 
     def _order(self) -> Iterator[int]:
-        """The positions of this process in this epoch."""
-        return super().__iter__()
+        """This process's positions in this epoch: torch's shuffle, without a list of them all."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        number = len(self.dataset)  # type: ignore[arg-type]
+        order = (
+            torch.randperm(number, generator=generator) if self.shuffle else torch.arange(number)
+        )
+        if self.num_replicas > 1:
+            order = order[torch.arange(self.rank, self.total_size, self.num_replicas) % number]
+        return _one_by_one(order)
 
 
 class BalancedSampler(EpochSampler):
@@ -46,16 +56,24 @@ class BalancedSampler(EpochSampler):
 
     def __init__(self, dataset: Any, num_replicas: int, rank: int, seed: int) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)
-        classes = [classes_of(target) or (-1,) for target in dataset.targets]
-        counts = Counter(index for own in classes for index in own)
+        targets = dataset.targets
+        counts = Counter(index for target in targets for index in classes_of(target) or (-1,))
         # An image of several classes is drawn for the rarest of them.
-        rates = [max(1.0 / counts[index] for index in own) for own in classes]
-        self._weights = torch.tensor(rates, dtype=torch.float64)
+        rates = {t: max(1.0 / counts[i] for i in classes_of(t) or (-1,)) for t in set(targets)}
+        weights = np.fromiter((rates[target] for target in targets), np.float64, len(targets))
+        self._weights = torch.from_numpy(weights)
 
     def _order(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         drawn = torch.multinomial(self._weights, self.total_size, True, generator=generator)
-        return iter(drawn[self.rank : self.total_size : self.num_replicas].tolist())
+        return _one_by_one(drawn[self.rank : self.total_size : self.num_replicas])
+
+
+def _one_by_one(positions: torch.Tensor) -> Iterator[int]:
+    """Python's numbers, which take five times the memory of the tensor's, a few at a time."""
+    starts = range(0, len(positions), _PORTION)
+    portions = (positions[start : start + _PORTION].tolist() for start in starts)
+    return chain.from_iterable(portions)
 
 
 class OrderedSampler(DistributedSampler[int]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from classifier.data.classes import RunClasses
 from classifier.data.copies import find_copies
 from classifier.data.datasets import ImageDataset, sample_name, scanned
 from classifier.data.decoding import BadImageError
+from classifier.data.portions import in_portions
 from classifier.data.rules import DATA, DATASETS, Rules
 from classifier.data.splitting import (
     Classes,
@@ -92,11 +94,12 @@ class Selection:
         origin = "train" if self.is_held_out(stage) else stage
         targets = self.classes.targets(origin)
         source = self.datasets[origin]
-        indices = self._parts[stage] if origin == "train" else list(range(len(targets)))
+        indices = self._parts[stage] if origin == "train" else range(len(targets))
         if self.is_held_out(stage):
             self._tell_missing(stage, [targets[index] for index in indices])
         skipped = self._unreadable(source, indices)
-        indices = [index for index in indices if index not in skipped]
+        if skipped:
+            indices = array("q", (index for index in indices if index not in skipped))
         if stage == "train" and self.rules.max_samples is not None:
             indices = self._even_part(self.rules.max_samples, indices, source, targets)
         if not indices:
@@ -109,7 +112,7 @@ class Selection:
 
     def _even_part(
         self, most: int, indices: Sequence[int], source: Any, targets: Sequence[Any]
-    ) -> list[int]:
+    ) -> Sequence[int]:
         num_classes = len(self.classes.names)
         if most < num_classes:
             raise ConfigError(
@@ -118,7 +121,8 @@ class Selection:
             )  # fmt: skip
         names = [sample_name(source, index) for index in indices]
         classes = [classes_of(targets[index]) for index in indices]
-        return [indices[place] for place in balanced_part(names, classes, most, self.seed)]
+        chosen = balanced_part(names, classes, most, self.seed)
+        return array("q", (indices[place] for place in chosen))
 
     def _tell_missing(self, stage: str, targets: Sequence[Any]) -> None:
         names = self.classes.names
@@ -132,10 +136,12 @@ class Selection:
     # Parts of train
 
     @cached_property
-    def _parts(self) -> dict[str, list[int]]:
+    def _parts(self) -> dict[str, Sequence[int]]:
         """The positions of train's images in train, val and test."""
-        classes = [classes_of(target) for target in self.classes.targets("train")]
-        parts = {"train": list(range(len(classes)))}
+        targets = self.classes.targets("train")
+        known = {target: classes_of(target) for target in set(targets)}
+        classes = [known[target] for target in targets]
+        parts: dict[str, Sequence[int]] = {"train": range(len(classes))}
         held_out = [stage for stage in ("test", "val") if self.is_held_out(stage)]
         if not held_out:
             return parts
@@ -146,8 +152,8 @@ class Selection:
             kept, held = self._divide(
                 stage, [classes[index] for index in left], [groups[index] for index in left]
             )
-            parts["train"] = [left[place] for place in kept]
-            parts[stage] = [left[place] for place in held]
+            parts["train"] = array("q", (left[place] for place in kept))
+            parts[stage] = array("q", (left[place] for place in held))
         return parts
 
     def _divide(
@@ -244,7 +250,7 @@ class Selection:
         if self.rules.on_bad_image != "skip" or not isinstance(source, ImageDataset):
             return {}
         with ThreadPoolExecutor(self.num_threads) as pool:
-            reasons = pool.map(lambda index: _reason_against(source, index), indices)
+            reasons = in_portions(pool, lambda index: _reason_against(source, index), indices)
             bad = {index: why for index, why in zip(indices, reasons, strict=True) if why}
         if bad:
             shown = "; ".join(f"{source.describe(i)}: {why}" for i, why in list(bad.items())[:5])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
+
+import numpy as np
 
 # The classes of one sample: one index, several in multi-label data, none.
 Classes = tuple[int, ...]
@@ -36,40 +38,101 @@ def hold_out(
     Returns:
         Indices to keep and indices to hold out, both sorted.
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, group in enumerate(groups):
-        members[group].append(index)
-    counts = {group: _count(classes, indices) for group, indices in members.items()}
+    parts = _Groups(classes, groups, seed)
     remaining = _count(classes, range(len(classes)))
     needed = {
         name: min(max(round(number * fraction), 1), number - 1)
         for name, number in remaining.items()
     }
-    held: set[str] = set()
-    for group in sorted(members, key=lambda group: _rank(group, seed)):
-        own = counts[group]
+    missing = sum(needed.values())
+    held: list[int] = []
+    for group in parts.ranked():
+        if not missing:
+            break
+        own = parts.count(group)
         # Most of the group is needed, and every class of it keeps something.
         useful = sum(min(number, needed[name]) for name, number in own.items())
-        if 2 * useful > own.total() and all(remaining[n] > own[n] for n in own):
-            held.add(group)
+        if 2 * useful > sum(own.values()) and all(remaining[n] > own[n] for n in own):
+            held.append(group)
+            missing -= useful
             for name, number in own.items():
                 needed[name] = max(0, needed[name] - number)
                 remaining[name] -= number
-    # A class of which every group was too large gets the smallest that can be spared.
-    for name in sorted(remaining):
-        if any(name in counts[group] for group in held):
+    held += _spared(parts, held, remaining)
+    is_held = np.zeros(parts.number, dtype=bool)
+    is_held[held] = True
+    chosen = is_held[parts.of]
+    return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
+
+
+def _spared(parts: _Groups, held: Sequence[int], remaining: Counter[int]) -> list[int]:
+    """Of each class of which every group was too large, the smallest that can be spared.
+
+    Args:
+        parts: All groups.
+        held: Those that are held out.
+        remaining: Samples of each class that are not; changed in place.
+    """
+    covered = {name for group in held for name in parts.count(group)}
+    more = []
+    for name, able in sorted(parts.holding(set(remaining) - covered).items()):
+        if name in covered:
             continue
-        able = [
-            group
-            for group, own in counts.items()
-            if name in own and all(remaining[n] > own[n] for n in own)
-        ]
-        for group in sorted(able, key=lambda g: (counts[g].total(), _rank(g, seed)))[:1]:
-            held.add(group)
+        counts = {group: parts.count(group) for group in able}
+        able = [g for g, own in counts.items() if all(remaining[n] > own[n] for n in own)]
+        for group in sorted(able, key=lambda g: (sum(counts[g].values()), parts.rank(g)))[:1]:
+            more.append(group)
+            covered.update(counts[group])
             remaining.subtract(counts[group])
-    held_out = sorted(index for group in held for index in members[group])
-    chosen = set(held_out)
-    return [index for index in range(len(classes)) if index not in chosen], held_out
+    return more
+
+
+class _Groups:
+    """Samples by their group, in arrays: most groups are an image on its own.
+
+    Args:
+        classes: Class indices of every sample.
+        groups: The group of every sample.
+        seed: Of the groups' order.
+    """
+
+    def __init__(self, classes: Sequence[Classes], groups: Sequence[str], seed: int | str) -> None:
+        numbers: dict[str, int] = {}
+        of = (numbers.setdefault(group, len(numbers)) for group in groups)
+        self.of = np.fromiter(of, np.int64, len(groups))  # the group's number, of every sample
+        self.number = len(numbers)
+        self._classes = classes
+        told = bytearray()
+        for group in numbers:
+            told += _rank(group, seed)
+        self._ranks = np.frombuffer(told, dtype=">u8").astype(np.uint64).reshape(-1, 4)
+        self._members = np.argsort(self.of, kind="stable")
+        self._starts = np.concatenate(([0], np.cumsum(np.bincount(self.of, minlength=1))))
+
+    def rank(self, group: int) -> list[int]:
+        """What decides whether the group comes before another."""
+        return list(map(int, self._ranks[group]))
+
+    def ranked(self) -> Iterator[int]:
+        """All groups by their rank."""
+        return map(int, np.lexsort(self._ranks.T[::-1]))
+
+    def count(self, group: int) -> Mapping[int, int]:
+        """Samples of each class."""
+        start, end = self._starts[group : group + 2]
+        if end - start > 1:
+            return _count(self._classes, self._members[start:end].tolist())
+        own = self._classes[self._members[start]] or (-1,)
+        return {own[0]: 1} if len(own) == 1 else Counter(own)
+
+    def holding(self, names: Collection[int]) -> dict[int, list[int]]:
+        """Of each of these classes the groups that have it."""
+        found: dict[int, dict[int, None]] = {name: {} for name in names}
+        for index, own in enumerate(self._classes if names else ()):
+            for name in own or (-1,):
+                if name in found:
+                    found[name][int(self.of[index])] = None
+        return {name: list(groups) for name, groups in found.items()}
 
 
 def fold_of(

@@ -15,7 +15,8 @@ import logging
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -51,6 +52,34 @@ class Kept(NamedTuple):
     def end(self) -> int:
         """Offset of the first byte behind it."""
         return self.offset + self.size
+
+
+class Index(MutableMapping[bytes, Kept]):
+    """Where each array lies, by its key: numbers in a row, and no object for each array."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, int] = {}
+        self._numbers = array("Q")  # of each record its offset, size and rows
+
+    def __getitem__(self, key: bytes) -> Kept:
+        first = 3 * self._records[key]
+        return Kept(*self._numbers[first : first + 3])
+
+    def __setitem__(self, key: bytes, place: Kept) -> None:
+        first = 3 * self._records.setdefault(key, len(self._records))
+        self._numbers[first : first + 3] = array("Q", place)
+
+    def __delitem__(self, key: bytes) -> None:
+        raise TypeError("what is kept stays")
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._records
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
 
 
 class Store:
@@ -100,7 +129,7 @@ class Store:
             ) from error  # fmt: skip
 
     @contextmanager
-    def writing(self) -> Iterator[dict[bytes, Kept]]:
+    def writing(self) -> Iterator[Index]:
         """Hold the lock, and know what is kept. Another process that writes is waited for."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -121,7 +150,7 @@ class Store:
     def append(
         self,
         items: Iterator[tuple[bytes, NDArray[Any]]],
-        index: dict[bytes, Kept],
+        index: Index,
         total: int,
         doing: str,
     ) -> None:
@@ -158,7 +187,7 @@ class Store:
                 records.flush()
                 os.fsync(records.fileno())
 
-    def index(self, *, mend: bool = False) -> dict[bytes, Kept]:
+    def index(self, *, mend: bool = False) -> Index:
         """What is kept. A record that was not written whole ends it.
 
         Args:
@@ -167,7 +196,7 @@ class Store:
         file, data = self.folder / "index.bin", self.folder / "data.bin"
         told = file.read_bytes() if file.is_file() else b""
         size = data.stat().st_size if data.is_file() else 0
-        found: dict[bytes, Kept] = {}
+        found = Index()
         whole = 0
         for key, *numbers, checksum in _WHERE.iter_unpack(
             told[: len(told) // _WHERE.size * _WHERE.size]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from classifier.data.datasets import Augmentations, FilesDataset, Label, Sample
+from classifier.data.datasets import Augmentations, FilesDataset, Label, PackedSamples, Sample
 from classifier.errors import ConfigError, reason_of
 
 log = logging.getLogger(__name__)
@@ -96,10 +96,10 @@ class CsvImageDataset(FilesDataset):
             if self.group_column is None
             else [_text(value) or None for value in frame[self.group_column]]
         )
-        found = [Sample(*row) for row in zip(paths, labels, groups, strict=True)]
         self._check_files(paths)
         self._tell_of_delimiters(labels)
-        return sorted(found, key=lambda sample: sample.path)
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        return PackedSamples(Sample(paths[row], labels[row], groups[row]) for row in order)
 
     def file(self, index: int) -> Path:
         """The file of sample `index`."""
@@ -126,7 +126,7 @@ class CsvImageDataset(FilesDataset):
         return text or None
 
     def _check_files(self, paths: Sequence[str]) -> None:
-        missing = [path for path in paths if not os.path.isfile(self.root / path)]
+        missing = [path for path in paths if not os.path.isfile(os.path.join(self.root, path))]
         if len(missing) == len(paths):
             raise ConfigError(
                 "root", f"none of the {len(paths)} images that {self.table} lists is there, for "

@@ -65,11 +65,11 @@ def _confusion(evaluation: Evaluation) -> Picture:
     chosen = np.arange(len(confusion))
     left_out = ""
     if len(confusion) > _MOST_CELLS:
-        wrong = confusion - np.diag(np.diag(confusion))
-        chosen = np.sort(np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)))[:_FEWER_CELLS])
+        wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * np.diag(confusion)
+        chosen = np.sort(np.argsort(-wrong)[:_FEWER_CELLS])
         left_out = f" Only the {_FEWER_CELLS} most confused of {len(confusion)} classes are shown."
     # Shares of all images of a class, also where some of its columns are not shown.
-    shares = _shares(confusion)[np.ix_(chosen, chosen)]
+    shares = _shares(confusion[chosen])[:, chosen]
     confusion = confusion[np.ix_(chosen, chosen)]
     order = clustered(confusion)
     shares, confusion = shares[np.ix_(order, order)], confusion[np.ix_(order, order)]

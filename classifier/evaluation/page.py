@@ -227,9 +227,10 @@ def _section(
 def _pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
     """The most frequent confusions, by number and then by share of the class."""
     confusion, names = evaluation.confusion, evaluation.predictions.class_names
-    wrong = confusion - np.diag(np.diag(confusion))
-    rows, columns = np.nonzero(wrong)
-    counts, support = wrong[rows, columns], confusion.sum(axis=1)
+    rows, columns = np.nonzero(confusion)
+    wrong = rows != columns
+    rows, columns = rows[wrong], columns[wrong]
+    counts, support = confusion[rows, columns], confusion.sum(axis=1)
     shares = counts / support[rows]
     order = np.lexsort((-shares, -counts))[:_MOST_PAIRS]
     return [

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class MetricsFile:
         self.metric = metric
         self.epoch: int | None = None
         self._seen: tuple[int, int] | None = None
+        self._table: tuple[int, bytes] | None = None  # which file it was, and its header
+        self._read = 0  # bytes before the last row, which may come again with more in it
         self._told: set[int] = set()
 
     def new_values(self) -> list[tuple[int, float]]:
@@ -45,12 +48,12 @@ class MetricsFile:
             state = (status.st_mtime_ns, status.st_size)
             if state == self._seen:
                 return []
-            text = self.file.read_text(encoding="utf-8", errors="replace")
+            header, rows = self._new_rows(status)
         except OSError:
             return []
         self._seen = state
         found = []
-        for row in _rows(text[: text.rfind("\n") + 1]):
+        for row in _rows((header + rows).decode("utf-8", "replace")):
             epoch = row.get("epoch") or ""
             if not epoch.isdigit():
                 continue
@@ -60,6 +63,18 @@ class MetricsFile:
                 self._told.add(self.epoch)
                 found.append((self.epoch, value))
         return found
+
+    def _new_rows(self, status: os.stat_result) -> tuple[bytes, bytes]:
+        """The header, and the rows from the last one on that was there: a long table grows on."""
+        with self.file.open("rb") as stream:
+            header = stream.readline()
+            if (status.st_ino, header) != self._table or status.st_size < self._read:
+                self._table, self._read = (status.st_ino, header), len(header)
+            stream.seek(self._read)
+            rows = stream.read()
+        rows = rows[: rows.rfind(b"\n") + 1]
+        self._read += rows.rfind(b"\n", 0, -1) + 1
+        return header if header.endswith(b"\n") else b"", rows
 
 
 def _rows(text: str) -> list[dict[str, str | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,11 +167,12 @@ def test_installed_environment_is_taken_as_it_is_when_it_is_there(
     place = peer_environment.folder()
     place.mkdir(parents=True)
     (place / peer_environment.DONE).touch()
-    script = FOLDER / "peers/predict_timm.py"
-    assert peer_environment.command("predict_timm", Path("a"), 3) == [
+    script = FOLDER / "peers/train_fastai.py"
+    assert peer_environment.command("train_fastai", Path("a"), 3) == [
         str(place / "bin/python"),
         str(script),
         "a",
         "3",
     ]
     assert script.exists()
+    assert peer_environment.command("train_timm")[0] == sys.executable

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from sklearn.metrics import accuracy_score, f1_score
@@ -223,3 +224,34 @@ def test_only_the_configuration_and_the_checkpoint_hold_secrets(
             **dict.fromkeys(SECRETS, "removed"), "url": "postgresql://host/db"
         }  # fmt: skip
         assert shown["model"] == parse_yaml((folder / "config.yaml").read_text())["model"]
+
+
+def test_image_of_a_prediction_is_found_near_its_row_when_others_have_failed() -> None:
+    from types import SimpleNamespace
+
+    from classifier.commands.report import _loader
+
+    asked: list[int] = []
+
+    class Stage:
+        """Of 1000 images, of which 3 and 5 could not be decoded."""
+
+        indices = range(0, 2000, 2)
+        source = SimpleNamespace(load=lambda index: np.full((1, 1, 3), index % 256, np.uint8))
+
+        def __len__(self) -> int:
+            return 1000
+
+        def path(self, place: int) -> str:
+            asked.append(place)
+            return f"{place:04d}.png"
+
+    paths = [f"{place:04d}.png" for place in range(1000) if place not in (3, 5)]
+    data = SimpleNamespace(stage=lambda name: Stage())
+    predictions = SimpleNamespace(paths=[*paths, "gone.png"])
+    load = _loader(data, SimpleNamespace(stage="test", predictions=predictions))  # type: ignore[arg-type]
+    for row, place in ((0, 0), (3, 4), (4, 6), (997, 999)):
+        pixels = load(row)
+        assert pixels is not None and pixels[0, 0, 0] == 2 * place % 256
+    assert len(asked) <= 4 * 3
+    assert load(998) is None

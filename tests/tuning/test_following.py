@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from classifier.callbacks.table import MetricsTable
+from classifier.tuning import following
 from classifier.tuning.following import MetricsFile, read_outcome, tail
 
 METRIC = "validation_f1_score"
@@ -41,6 +43,46 @@ def test_values_are_found_when_the_file_was_written_anew_with_more_columns(tmp_p
     assert follower.new_values() == []
     file.write_text(f"epoch,step,train_loss,{METRIC}\n0,1,0.5,0.125\n")
     assert follower.new_values() == [(0, 0.125)]
+
+
+def test_rows_that_were_read_are_not_read_again_when_more_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    rows = following._rows
+
+    def noted(text: str) -> Any:
+        found = rows(text)
+        parsed.append(len(found))
+        return found
+
+    monkeypatch.setattr(following, "_rows", noted)
+    table = MetricsTable(tmp_path)
+    follower = MetricsFile(tmp_path / "metrics.csv", METRIC)
+    found = []
+    for epoch in range(30):
+        for step in range(5):
+            table.log_metrics({"epoch": epoch, "train_loss": 0.5}, 5 * epoch + step)
+        found += follower.new_values()
+        # Into the row that was read already.
+        table.log_metrics({"epoch": epoch, METRIC: epoch / 64}, 5 * epoch + 4)
+        found += follower.new_values()
+    assert found == [(epoch, epoch / 64) for epoch in range(30)]
+    assert max(parsed) <= 6
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_values_are_found_wherever_the_writer_was_interrupted(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "metrics.csv"
+    rows = ["epoch,step," + METRIC, "0,1,", "0,2,0.25", "1,3,0.5", "2,4,0.75"]
+    whole = "".join(row + end for row in rows)
+    for length in range(len(whole)):
+        file.unlink(missing_ok=True)
+        follower = MetricsFile(file, METRIC)
+        append(file, whole[:length])
+        found = follower.new_values()
+        append(file, whole[length:])
+        assert found + follower.new_values() == [(0, 0.25), (1, 0.5), (2, 0.75)]
 
 
 @pytest.mark.parametrize(
