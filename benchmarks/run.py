@@ -5,9 +5,11 @@
     python benchmarks/run.py [NAME ...] --compare        name what got worse, write nothing
     python benchmarks/run.py [NAME ...] --smallest       only show that all of it runs
     python benchmarks/run.py [NAME ...] --gpu            train, predict, frozen with large models
+    python benchmarks/run.py NAME -- --size 96           the words behind -- are the script's own
 
 Rounds of one process resemble each other more than those of two. So what is kept comes from two
-runs of a benchmark, and what looks worse is measured once more and judged by both runs.
+runs of a benchmark, where its cases are no processes of their own, and what looks worse is measured
+once more and judged by both runs.
 Without a name all of: startup, sweep, data, step, frozen, train, predict, report; each runs in a
 process of its own. Peers come from the package index (benchmarks/peers.txt) into an environment of
 their own below the user's cache folder. A machine with other work on it gives wide spreads:
@@ -43,6 +45,7 @@ BENCHMARKS = {
     "predict": {"photos": "photos"}, "report": {},
 }  # fmt: skip
 WITH_PEERS = {"train"}  # in an environment of their own
+OF_PROCESSES = {"startup", "train", "predict"}  # whose every figure comes from a new one
 FLAGS = ("smallest", "without_peers", "installed_peers")
 ON_GPU = ("train", "predict", "frozen")
 GPU_MODELS = ("timm/resnet50", "timm/vit_base_patch16_224")
@@ -57,8 +60,8 @@ def measured_by(name: str, given: argparse.Namespace) -> list[Measured]:
         CalledProcessError: it failed, and has said why.
     """
     if not given.gpu:
-        return figures_of(name, given, [])
-    asked = [["--model", model, *GPU_OPTIONS] for model in GPU_MODELS]
+        return figures_of(name, given, given.more)
+    asked = [["--model", model, *GPU_OPTIONS, *given.more] for model in GPU_MODELS]
     return [table for options in asked for table in figures_of(name, given, options)]
 
 
@@ -80,7 +83,8 @@ def figures_of(name: str, given: argparse.Namespace, more: list[str]) -> list[Me
 def measured_for(name: str, given: argparse.Namespace) -> list[Measured]:
     """The tables of a benchmark: of two runs where they are kept, or where one looks worse."""
     tables = measured_by(name, given)
-    if given.keep or (given.compare and guard.worse(tables, guard.read())):
+    again = given.keep and name not in OF_PROCESSES
+    if again or (given.compare and guard.worse(tables, guard.read())):
         print(f"\n{name} once more", flush=True)
         more = {one.key: one for one in measured_by(name, given)}
         tables = [one.pooled(more[one.key]) for one in tables]
@@ -131,7 +135,12 @@ def arguments() -> argparse.Namespace:
     then.add_argument("--keep", action="store_true", help="the ratios become the baseline")
     then.add_argument("--compare", action="store_true", help="with the baseline; write nothing")
     then.add_argument("--smallest", action="store_true", help="only show that it runs")
-    given = parser.parse_args()
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    given = parser.parse_args(words[:end])
+    given.more = words[end + 1 :]
+    if given.more and len(given.names) != 1:
+        parser.error("words behind -- are for one benchmark, whose name comes before them")
     if unknown := set(given.names) - set(BENCHMARKS):
         parser.error(
             f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"

@@ -230,7 +230,10 @@ def compared(work: Work, others: dict[str, Training]) -> Comparison:
     ]
     cases += [Case(name, training.once) for name, training in others.items()]
     references = tuple(case.name for case in cases if not case.ours) or (fixed,)
-    title = f"{work.number} photographs, {work.epochs} epochs, {subject.name} at {subject.size} px"
+    title = (
+        f"{work.number} images, {work.epochs} epochs in batches of {work.batch}, "
+        f"{subject.name} at {subject.size} px"
+    )
     quantities = (SECONDS, RATE, BUSY) if subject.on_gpu else (SECONDS, RATE)
     return Comparison(
         subject.key("train"), title, tuple(cases), references, quantities, rounds=3, warm=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -61,6 +62,25 @@ def test_tables_are_written_and_prose_stays_when_benchmarks_were_run(
     assert not (tmp_path / "baseline.json").exists()
     suite("step", "--keep")
     assert "| work of step (n = 4) |" in (tmp_path / "RESULTS.md").read_text()
+    suite("startup", "--keep")  # each of its figures is of a process of its own anyway
+    assert "| work of startup (n = 2) |" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_words_behind_the_dashes_are_for_the_script_of_one_benchmark(
+    suite: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def measured_by(name: str, words: argparse.Namespace) -> list[Measured]:
+        given.append(words.more)
+        return []
+
+    monkeypatch.setattr(run, "measured_by", measured_by)
+    suite("step", "--rounds", "2", "--", "--size", "96")
+    suite("step")
+    assert given == [["--size", "96"], []]
+    with pytest.raises(SystemExit):
+        suite("step", "startup", "--", "--size", "96")
 
 
 def test_comparison_names_what_got_worse_and_writes_nothing_when_asked_for(
