@@ -139,7 +139,7 @@ def test_tables_are_written_between_their_marks_when_asked_for(
     assert [call[4:5] + call[6:] for call in calls] == [
         ["1000"], ["1000", "--traced"], ["10000"], ["10000", "--traced"],
     ]  # fmt: skip
-    begin, end = results.marks("growth", "growth.py")
+    begin, end = results.marks("growth", "benchmarks/growth.py")
     before, between = file.read_text().split(begin)
     assert before == results.RESULTS.read_text().split(begin)[0]
     assert "| write | s | 1.00 | 1.00 |" in between.split(end)[0]

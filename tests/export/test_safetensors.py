@@ -139,8 +139,8 @@ def test_network_of_the_users_own_is_never_imported_from_weights(workplace: Path
         (b"", "the file is damaged, or is no safetensors file"),
         (b"hello, I am a text", "the file is damaged, or is no safetensors file"),
         (None, "the file holds weights of another program"),
-        ("{}", r"do not fit each other \(written by another version of this program\)"),
-        ("[", "do not fit each other"),
+        ("{}", r"cannot be read \(written by another version of this program\)"),
+        ("[", "what it says of its model cannot be read"),
     ],
 )
 def test_file_that_is_no_export_is_told_in_words(
