@@ -10,12 +10,11 @@ start to end; images a second are the training images of the epochs after the fi
 included in the time: the difference between a training of all epochs and one of a single epoch.
 Ours keeps a best and a last checkpoint and metrics.csv, and writes no report here.
 
-`ours, as it chooses` leaves precision, memory format and workers open. A training of 300 steps or
-more measures them, each time anew here, in seconds that count; a shorter one takes its defaults: so
-give images for 300 steps an epoch.
-`timm's parts, tuned` is a loop in bfloat16, channels_last and a fused optimizer. On a GPU there is
-no float32: all are told the same precision, workers are all cores, and a column says how busy the
-GPU is in the longer training, without its first seconds: as many as that of one epoch takes.
+`ours, as it chooses` leaves precision, memory format and workers open, and takes what an earlier
+and longer training of the same has measured: one as short as these has no time for it. `timm's
+parts, tuned` is a loop in bfloat16, channels_last and a fused optimizer. On a GPU there is no
+float32: all are told the same precision, workers are all cores, and a column says how busy the GPU
+is in the longer training, without its first seconds: as many as that of one epoch takes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ SECONDS, RATE = Quantity("seconds"), Quantity("images/s", more_is_better=True)
 BUSY = Quantity("% of the time the GPU is busy", more_is_better=True)
 CHOOSES = "ours, as it chooses"
 PLAIN, TUNED = "plain loop of timm's parts", "timm's parts, tuned"
+CHOICES = Path("runs/.speed")
+LONG_STEPS = 10_000
 RESNETS = ("resnet18", "resnet50")  # that ultralytics has of torchvision
 
 
@@ -128,13 +131,17 @@ class Training:
     Args:
         work: What it does.
         words: Number of epochs -> command line.
+        measured: Folder of what an earlier training has measured; None where nothing is to be.
     """
 
     _places = itertools.count()
 
-    def __init__(self, work: Work, words: Callable[[int], list[str]]) -> None:
+    def __init__(
+        self, work: Work, words: Callable[[int], list[str]], measured: Path | None = None
+    ) -> None:
         self.work = work
         self.words = words
+        self.measured = measured
         self.place = Path()  # where the last one ran
         self.busy: list[float] = []
 
@@ -158,19 +165,24 @@ class Training:
         """A folder without checkpoints of rounds before, and without what they measured."""
         place = Path(f"work{next(self._places)}").resolve()
         place.mkdir()
+        if self.measured is not None:
+            shutil.copytree(self.measured, place / CHOICES)
         return place
 
     def remark(self) -> str:
-        """What limits, where the GPU waits; "" where it does not, or there is none."""
+        """What was chosen, and what limits where the GPU waits."""
+        assert self.measured is not None
+        (choice,) = self.measured.glob("*.json")
+        told = f"{CHOOSES}: {json.loads(choice.read_text(encoding='utf-8'))['told']}"
         low = [busy for busy in self.busy if busy < limits.BUSY_ENOUGH]
         if not low:
-            return ""
+            return told
         (file,) = self.place.glob("runs/benchmark_train/*/config.yaml")
         workers = yaml.safe_load(file.read_text())["data"]["init_args"]["num_workers"]
         found = limits.measured(
             self.work.subject, self.work.images / "train", self.work.batch, workers, limits.SECONDS
         )
-        return f"{CHOOSES}, {workers} workers: {found.told(min(low))}"
+        return f"{told}\n\n{CHOOSES}, {workers} workers: {found.told(min(low))}"
 
 
 def ours(work: Work, precision: str | None) -> Training:
@@ -181,7 +193,19 @@ def ours(work: Work, precision: str | None) -> Training:
         file.write_text(yaml.safe_dump(configuration(work, epochs, precision)))
         return [*MAIN, "--config", str(file)]
 
-    return Training(work, words)
+    return Training(work, words, measured_by_longer(work) if precision is None else None)
+
+
+def measured_by_longer(work: Work) -> Path:
+    """Let a training of an hour measure, and end it at once; the folder of what it has found."""
+    place = Path("longer").resolve()
+    place.mkdir()
+    content = configuration(work, max(1, LONG_STEPS * work.batch // work.number), None)
+    content["trainer"]["max_time"] = "00:00:00:01"
+    file = place / "config.yaml"
+    file.write_text(yaml.safe_dump(content))
+    seconds_of([*MAIN, "--config", str(file)], cwd=place)
+    return place / CHOICES
 
 
 def theirs(work: Work, script: str, *more: str) -> Training:

@@ -36,7 +36,7 @@ WORKERS = "data.init_args.num_workers"
 FOLDER = RUNS / ".speed"
 _CHOICE_VARIABLE = "CLASSIFIER_SPEED"  # what the first process tells those that it starts
 
-_MIN_STEPS = 300  # of a training for which measuring can pay
+_MIN_STEPS = 100  # of a training for which measuring can pay
 
 
 def settle_speed(job: Job, prepared: Prepared) -> None:

@@ -103,9 +103,8 @@ def measure(prepared: Prepared, left: Open, usual: Choice) -> Choice | None:
     stage = data.stage("train")
     plain = Setting(usual.precision, usual.channels_last)
     decoding = _seconds_to_decode(stage)
-    steps, base = _steps(prepared, plain, device)
+    steps, base = _steps(prepared, plain, device, decoding, budget)
     size = len(steps.images)
-    budget.limit(planned_steps(prepared) * data.batch_size * (base / size + decoding))
     if budget.left < _LEAST_STEPS * base:
         return None
     chosen, seconds, words = _fastest(steps, plain, _settings(left, plain, device), budget)
@@ -128,17 +127,30 @@ def _seconds_to_decode(stage: Any) -> float:
     return (time.perf_counter() - started) / number
 
 
-def _steps(prepared: Prepared, plain: Setting, device: torch.device) -> tuple[StepTimes, float]:
-    """Steps on a batch that is quickly done, as large as the training's at most; and one's time."""
+def _steps(
+    prepared: Prepared, plain: Setting, device: torch.device, decoding: float, budget: Budget
+) -> tuple[StepTimes, float]:
+    """Steps on a batch that is quickly done, as large as the training's at most; and one's time.
+
+    Args:
+        prepared: Of the training.
+        plain: How they are computed.
+        device: On which.
+        decoding: Seconds to decode an image.
+        budget: Gets its limit, which a short training reaches with few images.
+    """
     stage, batch_size = prepared.data.stage("train"), prepared.data.batch_size
+    planned = planned_steps(prepared) * batch_size
     size = min(batch_size, len(stage), _FIRST_IMAGES)
     steps = StepTimes(prepared.model, device)
     while True:
         batch = collate([stage[position] for position in range(size)])
         steps.take(batch.images, batch.targets)
         base = steps.seconds(plain, 1)
+        budget.limit(planned * (base / size + decoding))
         larger = min(2 * size, batch_size, len(stage))
-        if larger == size or 2 * base > _STEP_SECONDS:
+        needed = 3 * _LEAST_STEPS * base  # by steps of twice the time, and to find that out
+        if larger == size or 2 * base > _STEP_SECONDS or budget.left < needed:
             return steps, base
         size = larger
 
