@@ -111,6 +111,9 @@ def _choice(prepared: Prepared, left: Open) -> Choice:
         log.debug("speed: nothing is measured: %s", reason)
         return usual
     file = FOLDER / f"{_key(prepared, left)}.json"
+    if not file.is_file() and planned_steps(prepared) < _MIN_STEPS:
+        log.debug("speed: nothing is measured: the training is short")
+        return usual
     FOLDER.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):  # of trials that begin together one measures
         if file.is_file():
@@ -128,7 +131,7 @@ def _choice(prepared: Prepared, left: Open) -> Choice:
 
 
 def _why_not(prepared: Prepared) -> str | None:
-    """Why nothing is measured; None where it may be."""
+    """Why nothing else is chosen; None where it may be."""
     trainer, data = prepared.trainer, prepared.data
     if trainer.fast_dev_run or trainer.overfit_batches:
         return "a part of a training is not worth it"
@@ -140,8 +143,6 @@ def _why_not(prepared: Prepared) -> str | None:
         return "no other precision is known to work there"
     if data.encoder is not None:
         return "most of the network runs once for each image"
-    if planned_steps(prepared) < _MIN_STEPS:
-        return "the training is short"
     return None
 
 

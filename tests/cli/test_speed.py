@@ -146,6 +146,16 @@ def test_nothing_is_measured_where_it_cannot_pay(
     assert measured == []
 
 
+def test_short_training_takes_what_a_longer_one_has_measured(
+    left_open: Any, save: Save, measured: list[Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert chosen(main(["--config", save(left_open)])) == (BF16, False, 1)
+    measured.clear()
+    monkeypatch.setattr(speed, "_MIN_STEPS", 10_000)
+    assert chosen(main(["--config", save(left_open)])) == (BF16, False, 1)
+    assert measured == []
+
+
 def test_fewest_workers_that_come_near_the_best_are_taken() -> None:
     assert speed_probe.fewest_that_do({0: 96.0, 1: 100.0, 2: 97.0}) == 0
     assert speed_probe.fewest_that_do({0: 50.0, 1: 90.0, 2: 100.0}) == 2
