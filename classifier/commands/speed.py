@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -70,7 +70,8 @@ def settle_speed(job: Job, prepared: Prepared) -> None:
             prepared.arguments["precision"] = choice.precision
             prepared.trainer = build_trainer(prepared.arguments, "train", prepared.monitor)
     if choice.told:
-        log.info("speed: %s", choice.told)
+        when = f"in {choice.seconds:.1f} s" if choice.seconds else "by an earlier training"
+        log.info("speed: %s (measured %s)", choice.told, when)
 
 
 def _left_open(job: Job, prepared: Prepared) -> Open:
@@ -117,7 +118,7 @@ def _choice(prepared: Prepared, left: Open) -> Choice:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):  # of trials that begin together one measures
         if file.is_file():
-            return Choice(**json.loads(file.read_text(encoding="utf-8")))
+            return replace(Choice(**json.loads(file.read_text(encoding="utf-8"))), seconds=0.0)
         try:
             with isolate_rng():
                 found = measure(prepared, left, usual)

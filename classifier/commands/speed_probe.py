@@ -34,12 +34,14 @@ class Choice:
         channels_last: The memory format.
         num_workers: Processes that decode.
         told: What was measured, in words; empty where nothing was.
+        seconds: That measuring took; 0 where an earlier training has measured.
     """
 
     precision: str
     channels_last: bool
     num_workers: int
     told: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def measure(prepared: Prepared, left: Open, usual: Choice) -> Choice | None:
         rates = _rates(stage, numbers, size, steps.step(chosen), budget)
         workers = fewest_that_do(rates) if rates else workers
     workers_told = f"{workers} worker{'' if workers == 1 else 's'}"
-    told = f"{words}; {workers_told} (measured in {budget.spent:.1f} s)"
-    return Choice(chosen.precision, chosen.channels_last, workers, told)
+    told = f"{words}; {workers_told}"
+    return Choice(chosen.precision, chosen.channels_last, workers, told, budget.spent)
 
 
 def _seconds_to_decode(stage: Any) -> float:

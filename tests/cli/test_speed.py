@@ -78,13 +78,15 @@ def test_what_is_open_is_measured_and_saved_as_plain_values(
 
 
 def test_the_same_is_not_measured_twice_nor_by_what_a_run_has_saved(
-    left_open: Any, save: Save, measured: list[Setting]
+    left_open: Any, save: Save, measured: list[Setting], capfd: pytest.CaptureFixture[str]
 ) -> None:
     first = main(["--config", save(left_open)])
     (kept,) = speed.FOLDER.glob("*.json")
     assert json.loads(kept.read_text())["precision"] == BF16
     measured.clear()
+    capfd.readouterr()
     assert chosen(main(["--config", save(left_open)])) == (BF16, False, 1)
+    assert "1 worker (measured by an earlier training)" in capfd.readouterr().err
     kept.unlink()
     assert first is not None
     again = main(["--config", f"{first.output_dir}/config.yaml"])
