@@ -1,7 +1,7 @@
-"""SIGTERM to every process at once ends no worker before the training that it works for.
+"""How workers end: not before the training that they work for, and not without saying so.
 
-`timeout`, systemd and clusters send it so. The training then finishes its batch and writes a
-checkpoint, and needs its workers until that is done.
+`timeout`, systemd and clusters send SIGTERM to every process at once. The training then finishes
+its batch and writes a checkpoint, and needs its workers until that is done.
 """
 
 from __future__ import annotations
@@ -23,11 +23,28 @@ _TELLS_SENDER = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
 class SteadyLoader(DataLoader[Any]):
-    """A loader whose workers obey `heed_only_parent` from their first moment."""
+    """A loader whose workers obey `heed_only_parent` from their first moment.
+
+    Raises:
+        RuntimeError: a worker is gone; "DataLoader worker" is in the message, whatever it was that
+            it did when it was killed.
+    """
 
     def __iter__(self) -> Any:
         with _holding_signals():
-            return super().__iter__()
+            batches = super().__iter__()
+        return _naming_lost_worker(batches)
+
+
+def _naming_lost_worker(batches: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        # The connection to a dying worker breaks before the system tells of its end: torch then
+        # takes it for alive. What a worker itself met names that worker.
+        if "in DataLoader worker process" in str(error):
+            raise
+        raise RuntimeError("DataLoader worker exited unexpectedly") from error
 
 
 @contextmanager

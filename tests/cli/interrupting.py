@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -55,10 +56,9 @@ class BreakLoss(Callback):
 
 
 class KillWorker(Callback):
-    """Kills a DataLoader worker, as the kernel does when memory runs out."""
+    """Kills a DataLoader worker before the first batch, as the kernel does when memory runs out."""
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        import multiprocessing
-
-        for child in multiprocessing.active_children():
-            os.kill(child.pid or 0, signal.SIGKILL)
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 0:
+            worker = multiprocessing.active_children()[0]
+            os.kill(worker.pid or 0, signal.SIGKILL)
