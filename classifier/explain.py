@@ -35,6 +35,12 @@ _SHORT_NAME_MODULES = (
 # MetricsLogger reads its list itself: a metric needs the number of classes.
 _OWN_SPECS = ".init_args.metrics"
 _DATASETS = "data.init_args.dataset_classes."
+_ONE_DATASET = "{class_path: FolderImageDataset, init_args: {root: FOLDER}}"
+# Where the types that fit are not what one would write.
+_REMEDIES = {
+    "trainer.precision": "Write auto, 32-true, bf16-mixed or 16-mixed",
+    _DATASETS.rstrip("."): f"Write {{train: {_ONE_DATASET}}}",
+}
 _TYPE_WORDS = {
     "NoneType": "null",
     "bool": "true or false",
@@ -82,7 +88,8 @@ def explain_parsing(message: str, config: Mapping[str, Any]) -> ConfigError:
     values = _VALUE.findall(rest)
     key, value = _locate(chain, values[0].strip() if values else "", config)
     words = list(dict.fromkeys(_type_words(rest)))
-    return ConfigError(key, f"must be {' or '.join(words)}" if words else _reason(rest), got=value)
+    wrong = f"must be {' or '.join(words)}" if words else _reason(rest)
+    return ConfigError(key, wrong, got=value, remedy=_REMEDIES.get(key, ""))
 
 
 def explain_building(error: Exception, config: Mapping[str, Any]) -> Exception:
@@ -173,7 +180,7 @@ def _is_stage(key: str) -> bool:
 def _no_dataset(key: str, node: Any) -> ConfigError:
     return ConfigError(
         key, "needs a class_path beside init_args", got=node,
-        remedy="Write {class_path: FolderImageDataset, init_args: {root: FOLDER}}",
+        remedy=f"Write {_ONE_DATASET}",
     )  # fmt: skip
 
 

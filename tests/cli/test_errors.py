@@ -125,6 +125,18 @@ TABLE: list[tuple[str, Any, str]] = [
         f"{DATA}.batch_size", 0,
         "data.init_args.batch_size: must be at least 1, got 0. Write a whole number from 1 on.",
     ),
+    (
+        f"{DATA}.dataset_classes", "photos",
+        "data.init_args.dataset_classes: must be a mapping, got 'photos'. Write "
+        "{train: {class_path: FolderImageDataset, init_args: {root: FOLDER}}}.",
+    ),
+    (
+        "trainer.precision", "bf17",
+        "trainer.precision: must be a whole number or one of 'transformer-engine', "
+        "'transformer-engine-float16', '16-true', '16-mixed', 'bf16-true', 'bf16-mixed', "
+        "'32-true', '64-true' or one of '64', '32', '16', 'bf16' or null, got 'bf17'. "
+        "Write auto, 32-true, bf16-mixed or 16-mixed.",
+    ),
     (f"{DATA}.batch_size", 2.5, "data.init_args.batch_size: must be a whole number, got 2.5."),
     (
         f"{DATA}.val_fraction", 1.0,
