@@ -27,6 +27,7 @@ PEERS = {
 OURS = {
     "main.py --help": ["main.py", "--help"],
     "missing file": ["main.py", "--config", "no-such-file.yaml"],
+    "unknown top-level key": ["main.py", "--config", "configs/folder.yaml", "--modle.x", "1"],
     "import classifier.execution": ["-c", "import classifier.execution"],
     "main.py --print_config": ["main.py", "--print_config", "--config", "configs/quickstart.yaml"],
 }

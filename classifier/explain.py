@@ -52,6 +52,7 @@ _TYPE_WORDS = {
 }
 _KEY = re.compile(r'^(?P<indent> *)Parser key "(?P<key>[^"]+)":', re.MULTILINE)
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:builtins\.)?(\w+)'>|typing\.Literal\[(.*)\])")
+_TEXT = re.compile(r"'([^']+)'")
 _VALUE = re.compile(r"(?:Given value|Got value): (.*)")
 
 
@@ -89,7 +90,10 @@ def explain_parsing(message: str, config: Mapping[str, Any]) -> ConfigError:
     key, value = _locate(chain, values[0].strip() if values else "", config)
     words = list(dict.fromkeys(_type_words(rest)))
     wrong = f"must be {' or '.join(words)}" if words else _reason(rest)
-    return ConfigError(key, wrong, got=value, remedy=_REMEDIES.get(key, ""))
+    return ConfigError(
+        key, wrong, got=value, remedy=_REMEDIES.get(key, ""),
+        name=value if isinstance(value, str) else None, options=_TEXT.findall(wrong),
+    )  # fmt: skip
 
 
 def explain_building(error: Exception, config: Mapping[str, Any]) -> Exception:

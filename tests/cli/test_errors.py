@@ -131,11 +131,11 @@ TABLE: list[tuple[str, Any, str]] = [
         "{train: {class_path: FolderImageDataset, init_args: {root: FOLDER}}}.",
     ),
     (
-        "trainer.precision", "bf17",
+        "trainer.precision", "bf16_mixed",
         "trainer.precision: must be a whole number or one of 'transformer-engine', "
         "'transformer-engine-float16', '16-true', '16-mixed', 'bf16-true', 'bf16-mixed', "
-        "'32-true', '64-true' or one of '64', '32', '16', 'bf16' or null, got 'bf17'. "
-        "Write auto, 32-true, bf16-mixed or 16-mixed.",
+        "'32-true', '64-true' or one of '64', '32', '16', 'bf16' or null, got 'bf16_mixed'. "
+        "Write auto, 32-true, bf16-mixed or 16-mixed. Did you mean 'bf16-mixed'?",
     ),
     (f"{DATA}.batch_size", 2.5, "data.init_args.batch_size: must be a whole number, got 2.5."),
     (
