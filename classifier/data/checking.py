@@ -7,7 +7,7 @@ import hashlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,30 +41,66 @@ _PNG_EXIF = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of one stage.
+    """One image of one stage. Its path and file are asked for: of each image they would be kept.
 
     Args:
         stage: train, val, test or predict.
-        path: As messages name it.
-        file: The image file; None where the data set has no files.
         label: The class name, several in multi-label data, None where it is not known.
-        decodes: Whether training decodes the file with `decode_image`. Otherwise the data set's own
-            code reads it, and only that code can say what is unreadable.
-        inside: For an image that has no file of its own, its data set and its position in it.
+        source: The data set; where it has them, its `describe`, `file` and `decodes_as_is` are
+            those of ImageDataset.
+        index: Position in the data set.
     """
 
     stage: str
-    path: str
-    file: Path | None
     label: str | tuple[str, ...] | None
-    decodes: bool = True
-    inside: tuple[Any, int] | None = None
+    source: Any
+    index: int
+
+    @property
+    def path(self) -> str:
+        """As messages name it."""
+        return str(getattr(self.source, "describe", str)(self.index))
+
+    @property
+    def file(self) -> Path | None:
+        """The image file; None where the data set has no files."""
+        file: Callable[[int], Path | None] | None = getattr(self.source, "file", None)
+        return None if file is None else file(self.index)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether training decodes the file with `decode_image`.
+
+        Otherwise the data set's own code reads it, and only that can say what is unreadable.
+        """
+        return bool(getattr(self.source, "decodes_as_is", False))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The class names, none to many."""
         names = (self.label,) if isinstance(self.label, str) else self.label or ()
         return tuple(sorted(names))
+
+
+class Files:
+    """Image files as a data set has them.
+
+    Args:
+        files: In their order.
+    """
+
+    decodes_as_is = True
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+
+    def file(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.files[index]
+
+    def describe(self, index: int) -> str:
+        """The image as a message names it."""
+        return str(self.files[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +197,13 @@ def entries_of(data: Any) -> list[Entry]:
 
 def _entries_of_stage(name: str, stage: Any, class_names: Sequence[str]) -> Iterator[Entry]:
     """The stage's images in their order, and behind them the files that it leaves out as bad."""
-    source = stage.source
-    describe, file = getattr(source, "describe", str), getattr(source, "file", None)
-    decodes = getattr(source, "decodes_as_is", False)
-    labels = [_label_of(target, class_names) for target in stage.targets]
-    whole = copy.copy(source)
-    if hasattr(whole, "min_side"):
-        whole.min_side = None  # to see each image as large as it is
-    pairs = list(zip(stage.indices, labels, strict=True))
-    pairs += [(index, source.samples[index].label) for index in stage.skipped]
-    for index, label in pairs:
-        where = None if file is None else file(index)
-        inside = (whole, index) if decodes and where is None else None
-        yield Entry(name, str(describe(index)), where, label, decodes, inside)
+    source = copy.copy(stage.source)
+    if hasattr(source, "min_side"):
+        source.min_side = None  # to see each image as large as it is
+    for index, target in zip(stage.indices, stage.targets, strict=True):
+        yield Entry(name, _label_of(target, class_names), source, index)
+    for index in stage.skipped:
+        yield Entry(name, source.samples[index].label, source, index)
 
 
 def _label_of(target: Any, class_names: Sequence[str]) -> str | tuple[str, ...] | None:
@@ -219,23 +249,24 @@ def inspect(
 
 
 def _look(entry: Entry, hasher: Hasher | None) -> FileFacts | None:
-    if entry.file is None:
-        return None if entry.inside is None else _look_inside(*entry.inside, hasher)
+    file, decodes = entry.file, entry.decodes
+    if file is None:
+        return _look_inside(entry.source, entry.index, hasher) if decodes else None
     try:
-        content = entry.file.read_bytes()
+        content = file.read_bytes()
     except OSError as error:
         return FileFacts(error=error.strerror or str(error))
     digest = hashlib.blake2b(content, digest_size=16).digest()
     facts: dict[str, Any] = {}
     reason = None
     try:
-        pixels = decode_image(content) if entry.decodes else None
+        pixels = decode_image(content) if decodes else None
         facts = _header(content)
         if pixels is not None:
             facts |= _of_pixels(pixels, hasher)
     # Damaged files bring Pillow's readers to errors of every kind.
     except Exception as error:
-        reason = str(error) if entry.decodes else None
+        reason = str(error) if decodes else None
     return FileFacts(digest=digest, error=reason, **facts)
 
 

@@ -85,7 +85,7 @@ def read_predictions(
         class_names=tuple(names),
         task=MULTILABEL if several else MULTICLASS,
         paths=list(paths[places]),
-        probabilities=table.probabilities[places],
+        probabilities=table.probabilities[places] if failed.any() else table.probabilities,
         targets=_classes(table, "target", places, several=several),
         predicted=_classes(table, "index", places, several=several),
         failed=list(zip(paths[failed], table.texts["error"][failed], strict=True)),
@@ -115,14 +115,14 @@ def _read_csv(file: Path) -> _Table:
             keep_default_na=False,
             na_values=missing,
             encoding_errors="surrogateescape",
-            low_memory=False,
         )
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         _find_damage(file, header, numbers)
         raise ConfigError(
             file.as_posix(), f"is damaged: {reason_of(error)}", remedy=_AGAIN
         ) from error
-    probabilities = np.array(frame[number_places], dtype=np.float64)  # pandas' may be read-only
+    # Column by column: pandas would make three copies of them all.
+    probabilities = np.stack([frame[place].to_numpy() for place in number_places], axis=1)
     texts = {name: frame[header.index(name)].to_numpy(dtype=object) for name in kept}
     good = texts["error"] == ""
     if np.isnan(probabilities[good]).any():  # "nan", of a model that has diverged, or nothing

@@ -292,10 +292,11 @@ def _check_pipeline(
     Raises:
         RunError: it says something else.
     """
-    from classifier.data.checking import Entry, inspect
+    from classifier.data.checking import Entry, Files, inspect
     from classifier.export.pipeline_check import pipeline_probabilities
 
-    entries = [Entry("predict", image.name, image.file, None) for image in images]
+    source = Files([image.file for image in images])
+    entries = [Entry("predict", None, source, place) for place in range(len(images))]
     facts = inspect(entries, description.class_names).files
     plain = [place for place, fact in enumerate(facts) if fact is not None and not fact.kind]
     if not plain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from classifier import FolderImageDataset, ImageDataModule
-from classifier.data.checking import DataFacts, Entry, entries_of, inspect
+from classifier.data.checking import DataFacts, Entry, Files, entries_of, inspect
 from classifier.data.findings import Finding, findings_of, one_line
 from classifier.data.near import groups_of
 from tests.conftest import write_classes, write_image
@@ -23,8 +24,15 @@ BLUE = (40, 60, 200)
 CLASSES = ["blue", "red"]
 
 
+class NamedFiles(Files):
+    """Each told by its name, as a data set would by its path."""
+
+    def describe(self, index: int) -> str:
+        return self.files[index].name
+
+
 def entry(file: Path, stage: str = "train", label: Any = "blue") -> Entry:
-    return Entry(stage, file.name, file, label)
+    return Entry(stage, label, NamedFiles([file]), 0)
 
 
 def look(*entries: Entry, size: tuple[int, int] | None = (32, 32)) -> DataFacts:
@@ -274,7 +282,7 @@ def test_all_that_are_near_are_in_a_group() -> None:
 def counted(**numbers: int) -> dict[str, Finding]:
     """Findings about images without files: 5 of stage and class for test_red=5."""
     entries = [
-        Entry(name.split("_")[0], f"{name}{number}", None, name.split("_")[1])
+        Entry(name.split("_")[0], name.split("_")[1], object(), number)
         for name, count in numbers.items()
         for number in range(count)
     ]
@@ -330,6 +338,26 @@ def test_entries_have_no_validation_when_nothing_is_held_out(images: Path) -> No
     data = ImageDataModule({"train": FolderImageDataset(str(images / "train"))}, val_fraction=0.0)
     data.setup("fit")
     assert {entry.stage for entry in entries_of(data)} == {"train"}
+
+
+def test_entries_keep_no_path_of_an_image() -> None:
+    number, source = 2000, Files([Path("folder/image.png")])
+    stage = SimpleNamespace(
+        source=source, indices=range(number), targets=[0] * number, skipped={}
+    )  # fmt: skip
+    data = SimpleNamespace(
+        dataset_classes={"train": source}, class_names=["blue"],
+        selection=SimpleNamespace(is_held_out=lambda name: False), stage=lambda name: stage,
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        entries = entries_of(data)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(entries) == number
+    assert kept < 150 * number  # a pathlib.Path alone is more, once its text was asked for
+    assert (entries[0].path, entries[0].file) == ("folder/image.png", source.files[0])
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,38 @@ def test_probabilities_of_a_diverged_model_are_read(tmp_path: Path) -> None:
     assert all(map(math.isnan, found.probabilities[1]))
 
 
+def large(folder: Path, last: str) -> tuple[Path, list[list[str]]]:
+    """A table of 600 kB, which pandas reads in portions; texts like numbers come at its end."""
+    rows = [f"{'long/' * 20}{place}.png,{ROW.partition(',')[2]}" for place in range(4000)]
+    rows += ["007" + ROW[5:], FAILED, last]
+    return write(folder, *rows), [row.split(",") for row in rows]
+
+
+def test_every_row_is_read_as_it_stands_when_the_table_is_large(tmp_path: Path) -> None:
+    file, rows = large(tmp_path, "1" + ROW[5:].replace("0.9,0.1,,0", "0.123456789012345,0.87,,1"))
+    found = read_predictions(file, None)
+    good = [row for row in rows if not row[8]]
+    assert found.paths == [row[0] for row in good]
+    assert found.probabilities.tolist() == [[float(row[6]), float(row[7])] for row in good]
+    assert found.targets.tolist() == [int(row[9]) for row in good]
+    assert found.failed == [("broken.png", "the file is empty")]
+
+
+@pytest.mark.parametrize(
+    "last, problem",
+    [
+        (ROW.replace("0.9,0.1,,", "high,0.1,,"), "prob_a must be a probability, got 'high'"),
+        ("a.pn", "must have 11 cells, got 1"),
+    ],
+)
+def test_row_is_named_when_it_is_the_last_of_a_large_table(
+    tmp_path: Path, last: str, problem: str
+) -> None:
+    file, rows = large(tmp_path, last)
+    with pytest.raises(ConfigError, match=f"row {len(rows) + 1}: .*{problem}"):
+        read_predictions(file, None)
+
+
 @pytest.mark.parametrize(
     "row, problem",
     [
