@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,8 @@ from classifier.files import link_or_copy, replacing
 
 # Parts of a checkpoint that are large, and lie where the training has them: known by their place.
 _LARGE = ("state_dict", "optimizer_states")
+# What cannot change in place, so that the same object is the same content.
+_CONSTANTS = (str, bytes, int, float, complex, type(None))
 
 
 class _Place(NamedTuple):
@@ -54,6 +58,7 @@ class WholeFileIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self._written: _Written | None = None
+        self._is_readable = False
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -61,8 +66,12 @@ class WholeFileIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            RunError: the disk is full, or may not be written.
+            RunError: the disk is full, or may not be written; or a part of the checkpoint, as a
+                callback's state, is of a kind that could not be read again.
         """
+        if not self._is_readable:
+            _check_readable(checkpoint)
+            self._is_readable = True
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         content = _content_of(checkpoint)
@@ -80,6 +89,23 @@ class WholeFileIO(TorchCheckpointIO):
                 "Free disk space; the checkpoints before it are intact"
             ) from error
         self._written = _Written(target, _state_of(target), content)
+
+
+def _check_readable(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse what `torch.load` takes for code: checkpoints are read with `weights_only`."""
+    parts = {name: checkpoint[name] for name in checkpoint if name not in (*_LARGE, "callbacks")}
+    for name, part in {**parts, **checkpoint.get("callbacks", {})}.items():
+        stream = io.BytesIO()
+        try:
+            torch.save(part, stream)
+            stream.seek(0)
+            torch.load(stream, weights_only=True)
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            raise RunError(
+                f"a checkpoint with what {name} gives could not be read again, as it holds more "
+                "than data. Let its state_dict, or on_save_checkpoint, give tensors, numbers, "
+                "text, and lists and mappings of these"
+            ) from error
 
 
 def _state_of(path: Path) -> tuple[int, int, int]:
@@ -113,7 +139,7 @@ def _known(value: Any, by_place: bool) -> Any:
         return {key: _known(item, by_place) for key, item in value.items()}
     if isinstance(value, list | tuple) and not isinstance(value, _Place):
         return [_known(item, by_place) for item in value]
-    return value
+    return value if isinstance(value, _CONSTANTS) else object()  # which equals nothing
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -28,6 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
         The temporary path to write to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Left by a killed process of this number, it may be a further name of a checkpoint.
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         with open(temporary, "rb+") as file:

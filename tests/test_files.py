@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from classifier.errors import RunError
-from classifier.files import content_of, filling_folder
+from classifier.files import content_of, filling_folder, replacing
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,3 +120,14 @@ def test_what_a_living_process_writes_is_no_leftover(tmp_path: Path) -> None:
     living = tmp_path / f".{os.getppid()}.tmp"
     living.mkdir()
     assert content_of(tmp_path) == [living.name]
+
+
+def test_good_file_is_left_alone_when_a_killed_process_has_left_a_name_of_it(
+    tmp_path: Path,
+) -> None:
+    best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    best.write_text("best")
+    os.link(best, tmp_path / f".last.ckpt.{os.getpid()}.tmp")
+    with replacing(last) as temporary:
+        temporary.write_text("last")
+    assert (best.read_text(), last.read_text()) == ("best", "last")
