@@ -35,6 +35,7 @@ FLOORS = [
     ["classifier.runs", "classifier.ranks", "classifier.rank_launcher"],
     ["classifier.arguments", "classifier.manual"],
     ["classifier.masking"],
+    ["classifier.measured"],
     ["classifier.importing", "classifier.preprocessing", "classifier.config"],
     ["classifier.image_steps"],
     [
@@ -107,7 +108,7 @@ DRAWN = {
     "checkpoints": "runs", "checkpoint_writing": "runs", "ranks": "runs",
     "rank_launcher": "runs", "terminal": "runs",
     "config": "shared", "cores": "shared", "errors": "shared", "files": "shared", "formats": "shared", "importing": "shared",
-    "image_steps": "shared", "masking": "shared", "opencv_resize": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared",
+    "image_steps": "shared", "masking": "shared", "measured": "shared", "opencv_resize": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared",
     "spreadsheets": "shared", "trees": "shared",
 }  # fmt: skip
 

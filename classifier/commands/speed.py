@@ -21,6 +21,7 @@ from classifier.commands.trainer import build_trainer
 from classifier.cores import usable_cores
 from classifier.data.datamodule import ImageDataModule
 from classifier.files import write_text
+from classifier.measured import CHANNELS_LAST, PRECISION, WORKERS, is_open
 from classifier.model.classifier import ImageClassifier
 from classifier.rank_launcher import launcher_of
 from classifier.ranks import started_by_first
@@ -29,10 +30,6 @@ from classifier.trees import lookup
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"
-PRECISION = "trainer.precision"
-CHANNELS_LAST = "model.init_args.channels_last"
-WORKERS = "data.init_args.num_workers"
 FOLDER = RUNS / ".speed"
 _CHOICE_VARIABLE = "CLASSIFIER_SPEED"  # what the first process tells those that it starts
 
@@ -77,7 +74,7 @@ def settle_speed(job: Job, prepared: Prepared) -> None:
 def _left_open(job: Job, prepared: Prepared) -> Open:
     given = job.cli.given["trainer"].get("precision")
     return Open(
-        precision=given in (None, AUTO) and not prepared.arguments.get("plugins"),
+        precision=is_open(given) and not prepared.arguments.get("plugins"),
         channels_last=prepared.model.options.channels_last is None,
         num_workers=prepared.data.auto_workers,
     )
@@ -89,9 +86,9 @@ def _as_before(prepared: Prepared, config: dict[str, Any]) -> Choice:
     workers = lookup(config, WORKERS)
     precision, channels_last = lookup(config, PRECISION), lookup(config, CHANNELS_LAST)
     return Choice(
-        usual.precision if precision in (None, AUTO) else str(precision),
+        usual.precision if is_open(precision) else str(precision),
         usual.channels_last if channels_last is None else bool(channels_last),
-        usual.num_workers if workers in (None, AUTO) else int(workers),
+        usual.num_workers if is_open(workers) else int(workers),
     )
 
 

@@ -21,6 +21,7 @@ from classifier.commands.trainer import as_list
 from classifier.data.datamodule import ImageDataModule
 from classifier.errors import ConfigError, RunError
 from classifier.files import write_text
+from classifier.measured import as_measured
 from classifier.runs import CHECKPOINTS, ERROR, LAST, Result, Run
 from classifier.signals import end_at_once, handling_signals
 from classifier.terminal import show
@@ -74,6 +75,7 @@ def _verify(tree: dict[str, Any], data: Any, run: Run, num_steps: int, on_gpu: b
     passes.mkdir()
     with handling_signals(end_at_once):
         first = _train(passes / "first", tree, num_steps)
+        tree = as_measured(tree, first)  # else each might choose another precision
         made = read_trace(first / TRACE.format(0))[-1]["step"]
         if made < 2:
             raise RunError(

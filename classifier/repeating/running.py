@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from classifier.measured import as_measured
 from classifier.repeating.parts import TRAINING, Part, Step, names_of
 from classifier.runs import CHECKPOINTS, LAST
 from classifier.tuning.ending import Ending
@@ -52,7 +53,8 @@ class Runner:
 
     Args:
         launcher: Starts a process.
-        tree: The configuration of all.
+        tree: The configuration of all. What it leaves to be measured is as the first training of
+            them has it.
         steps: What is done for each part, the training first.
         max_epochs: Of a training; a checkpoint of that many epochs is not gone on with.
         ending: Tells when to end.
@@ -81,6 +83,8 @@ class Runner:
         for place, part in enumerate(parts, 1):
             if part not in done and not self.ending.is_due:
                 log.info("%s (%d of %d): %s", part.name, place, len(parts), part.folder.as_posix())
+            for other in parts:  # the first that has measured decides: they are compared
+                self.tree = as_measured(self.tree, other.folder)
             trained.append(self._carry_out(part))
             if trained[-1].status == FAILED:
                 log.error("%s failed: %s", part.name, trained[-1].error)

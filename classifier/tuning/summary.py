@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,12 +145,11 @@ def write_trials(study: SweepStudy, result: SweepResult) -> None:
 def write_best_configs(
     study: SweepStudy,
     result: SweepResult,
-    config_of: Callable[[Mapping[str, Any]], dict[str, Any]],
+    config_of: Callable[[FrozenTrial], dict[str, Any]],
 ) -> None:
     """Write the configuration of the best trial, or of every Pareto point, ready to train.
 
-    The names of the files go into the result; config_of gives the configuration for a trial's
-    stored values.
+    The names of the files go into the result; config_of gives the configuration of a trial.
     """
     folder = Path(result.output_dir)
     files = {number: f"best_config_{number:04d}.yaml" for number in result.pareto_trials}
@@ -165,7 +164,7 @@ def write_best_configs(
         values = values_of(trials[number], study.settings).items()
         told = ", ".join(f"{metric} {value:.6g}" for metric, value in values)
         heading = f"Trial {number} of the study {study.settings.study_name}: {told}."
-        config = config_of(trials[number].params)
+        config = config_of(trials[number])
         # runs/<study>/ is the sweep's: what is trained from here has a folder of its own.
         own = Path(name).stem.replace("_config", "").replace("_", "-")
         config["custom_folder_name"] = f"{config['custom_folder_name']}-{own}"

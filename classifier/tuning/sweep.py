@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from classifier.errors import ConfigError, Interrupted, RunError
+from classifier.measured import CONFIG, as_measured, left_open
 from classifier.runs import RUNS, slug
 from classifier.terminal import Log, show
 from classifier.trees import lookup
@@ -217,6 +219,17 @@ class _Search:
     def _config_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return self.settings.space.applied_to(copy.deepcopy(self.tree), params)
 
+    def _config_as_run(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The configuration of a trial that has run, with what it has measured."""
+        config = self._config_of(trial.params)
+        folder = self.folder / TRIALS / f"{trial.number:04d}"
+        if not (folder / CONFIG).is_file() and (left := left_open(config)):
+            log.warning(
+                "%s is not here: what trial %d chose as %s is unknown, and will be measured again",
+                (folder / CONFIG).as_posix(), trial.number, ", ".join(left),
+            )  # fmt: skip
+        return as_measured(config, folder)
+
     def _confirm(self, study: SweepStudy, result: SweepResult) -> None:
         """Repeat the best trials and the default; the one that proves better is the best."""
         trials = study.trials()
@@ -227,9 +240,10 @@ class _Search:
         num_seeds = len(repeats.pairs) // len(repeats.candidates)
         log.info("trials %s: %d seeds each", repeats.candidates, num_seeds)
 
+        candidates = {number: self._config_as_run(trials[number]) for number in repeats.candidates}
+
         def config_of(params: Mapping[str, Any]) -> dict[str, Any]:
-            tree = self._config_of(trials[params[CANDIDATE]].params)
-            return {**tree, "seed_everything": params[SEED]}
+            return {**candidates[params[CANDIDATE]], "seed_everything": params[SEED]}
 
         again = SweepStudy(
             repeats.settings, self.storage, self.config, [(pair, {}) for pair in repeats.pairs]
@@ -249,7 +263,7 @@ class _Search:
             result.status, result.error = "interrupted", "ended by a signal"
         elif not result.num_complete:
             result.status, result.error = "failed", self.ending.why_nothing()
-        write_best_configs(study, result, self._config_of)
+        write_best_configs(study, result, self._config_as_run)
         write_trials(study, result)
         result.wall_seconds = round(time.time() - self.started, 3)
         write_result(result)

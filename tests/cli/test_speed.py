@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 
-from classifier.commands import speed, speed_probe
+from classifier.commands import speed, speed_probe, verify_repro
 from classifier.data import workers
-from classifier.entry import main
+from classifier.entry import console, main
+from classifier.measured import as_measured
 from classifier.model.step_times import BF16, FLOAT32, Setting, StepTimes
 from classifier.runs import Result
 
@@ -56,9 +57,12 @@ def saved(result: Result | None) -> dict[str, Any]:
 
 
 def chosen(result: Result | None) -> tuple[Any, Any, Any]:
-    tree = saved(result)
+    return chosen_in(saved(result))
+
+
+def chosen_in(tree: dict[str, Any]) -> tuple[Any, Any, Any]:
     return (
-        tree["trainer"]["precision"], tree["model"]["init_args"]["channels_last"],
+        tree["trainer"].get("precision"), tree["model"]["init_args"].get("channels_last"),
         tree["data"]["init_args"]["num_workers"],
     )  # fmt: skip
 
@@ -205,3 +209,39 @@ def test_resumed_training_goes_on_in_what_it_was_computed_in(
     ]
     assert chosen(main(["--config", file, *words])) == (BF16, False, 1)
     assert measured == []
+
+
+def test_configuration_takes_over_what_a_run_chose_and_keeps_what_the_user_wrote(
+    left_open: Any, save: Save, measured: list[Setting]
+) -> None:
+    first = main(["--config", save(left_open)])
+    assert first is not None
+    folder = Path(first.output_dir)
+    left_open["model"]["init_args"]["channels_last"] = True
+    assert chosen_in(as_measured(left_open, folder)) == (BF16, True, 1)
+    left_open["trainer"]["precision"] = "32-true"
+    left_open["data"]["init_args"]["num_workers"] = 0
+    assert as_measured(left_open, folder) == left_open
+    del left_open["trainer"]["precision"]
+    assert as_measured(left_open, folder / "checkpoints") == left_open  # no run folder
+
+
+def test_trainings_of_verify_repro_are_computed_as_the_first_has_chosen(
+    left_open: Any, save: Save, measured: list[Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def run(words: list[str], folder: Path) -> int:
+        given[folder.name] = yaml.safe_load(Path(words[1]).read_text())
+        for kept in speed.FOLDER.glob("*.json"):
+            kept.unlink()
+        monkeypatch.setenv("CLASSIFIER_TRIAL_DIR", str(folder.resolve()))
+        code = console(words)
+        monkeypatch.delenv("CLASSIFIER_TRIAL_DIR")
+        return code
+
+    monkeypatch.setattr(verify_repro, "run_program", run)
+    main(["--config", save(left_open), "--verify_repro", "4"])
+    assert chosen_in(given["first"])[::2] == (None, "auto")
+    others = {chosen_in(given[name]) for name in ("repeated", "interrupted", "resumed")}
+    assert others == {(BF16, False, 1)}

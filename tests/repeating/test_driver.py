@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from classifier.config import read_config
 from classifier.errors import ConfigError, Interrupted, RunError
 from classifier.repeating.summary import RepeatResult
 from classifier.tuning.launching import Child
@@ -103,6 +104,34 @@ def test_failed_fold_is_named_and_alone_trained_again(several: Several) -> None:
     assert result.output_dir == folder.as_posix()
     assert result.status == "completed" and result.num_completed == 3
     assert (folder / "folds" / "1-unfinished-1" / "error.txt").is_file()
+
+
+def precisions(folder: Path) -> dict[str, Any]:
+    configs = {file.parent.name: read_config(file) for file in folder.glob("*/*/config.yaml")}
+    return {name: config["trainer"]["precision"] for name, config in configs.items()}
+
+
+@pytest.mark.parametrize("flag", ["--folds", "--repeat"])
+def test_all_trainings_have_what_the_first_has_measured_when_it_was_left_open(
+    flag: str, several: Several, tree: dict[str, Any]
+) -> None:
+    tree["trainer"]["precision"] = "auto"
+    result = several(FakeLauncher(), flag, "3")
+    found = precisions(Path(result.output_dir))
+    first = "0" if flag == "--folds" else "seed_42"
+    assert len(found) == 3 and set(found.values()) == {f"measured-{first}"}
+    assert read_config(Path(result.output_dir, "config.yaml"))["trainer"]["precision"] == "auto"
+
+
+def test_training_that_is_gone_on_with_has_what_those_before_it_have_measured(
+    several: Several, tree: dict[str, Any]
+) -> None:
+    tree["trainer"]["precision"] = "auto"
+    with pytest.raises(RunError):
+        several(FakeLauncher(fail=["folds/0"]), "--folds", "3")
+    result = several(FakeLauncher(), "--folds", "3", "--ckpt_path", "last")
+    found = precisions(Path(result.output_dir))
+    assert {name: found[name] for name in "012"} == dict.fromkeys("012", "measured-1")
 
 
 def test_failed_validation_is_repeated_without_its_training(several: Several) -> None:

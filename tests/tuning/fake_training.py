@@ -49,6 +49,9 @@ def _train(config: dict[str, Any], folder: Path, checkpoint: str | None) -> int:
     with open("starts.txt", "a") as file:
         environment = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         file.write(f"{folder.name} {os.getpid()} {first} {environment}\n")
+    if config["trainer"].get("precision") == "auto":  # each finds something else
+        config["trainer"]["precision"] = f"measured-{folder.name}"
+        write_text(folder / "config.yaml", yaml.safe_dump(config))
     if behaviour != "well":
         return _misbehave(behaviour, folder)
     (folder / "checkpoints").mkdir()

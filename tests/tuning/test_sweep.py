@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -385,6 +386,7 @@ def test_several_objectives_give_a_front_and_a_configuration_for_each_point(
     run_sweep: Any, workplace: Path
 ) -> None:
     content = tree(n_trials=8)
+    content["trainer"]["precision"] = "auto"
     section = content["optuna"]
     del section["metric"], section["direction"]
     section["metrics"] = ["validation_f1_score", "num_parameters"]
@@ -396,6 +398,9 @@ def test_several_objectives_give_a_front_and_a_configuration_for_each_point(
     folder = workplace / "runs/study"
     files = sorted(file.name for file in folder.glob("best_config*.yaml"))
     assert files == [f"best_config_{number:04d}.yaml" for number in front]
+    for number, file in zip(front, files, strict=True):
+        point = yaml.safe_load((folder / file).read_text())
+        assert point["trainer"]["precision"] == f"measured-{number:04d}"
     rows = read_table(folder / "trials.csv")
     assert [int(r["number"]) for r in rows if r["is_best"] == "True"] == front
     with pytest.raises(ConfigError) as caught:
@@ -474,6 +479,30 @@ def test_confirmed_improvement_is_told_with_its_spread(run_sweep: Any, workplace
     assert {number: list(of) for number, of in result["confirmed"].items()} == {
         "0": ["2", "3", "4"], str(best): ["2", "3", "4"],
     }  # fmt: skip
+
+
+def test_best_config_and_repetitions_have_what_each_trial_measured_when_it_was_left_open(
+    run_sweep: Any, workplace: Path
+) -> None:
+    content = tree(n_trials=6, confirm={"top_k": 1, "seeds": 2}, pruner="NopPruner")
+    content["trainer"]["precision"] = "auto"
+    content["data"] = {"init_args": {"num_workers": 3}}
+    code, _, err = run_sweep(content)
+    assert code == 0, err
+    folder = workplace / "runs/study"
+    result = json.loads((folder / "result.json").read_text())
+    best = yaml.safe_load((folder / "best_config.yaml").read_text())
+    assert best["trainer"]["precision"] == f"measured-{result['best_trial']:04d}"
+    assert best["data"] == content["data"]
+    repeated = [yaml.safe_load(f.read_text()) for f in folder.glob("confirm/*/*/config.yaml")]
+    candidates = [f"measured-{int(number):04d}" for number in result["confirmed"]]
+    assert sorted(config["trainer"]["precision"] for config in repeated) == sorted(candidates * 2)
+    shutil.rmtree(folder / f"trials/{result['best_trial']:04d}")  # as of another host
+    code, _, err = run_sweep(content)
+    assert code == 0
+    assert f"what trial {result['best_trial']} chose as trainer.precision" in err
+    best = yaml.safe_load((folder / "best_config.yaml").read_text())
+    assert best["trainer"]["precision"] == "auto"
 
 
 def test_live_lines_on_a_terminal_and_plain_ones_elsewhere(workplace: Path) -> None:
