@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from classifier.errors import ConfigError
-from classifier.files import link_or_copy
+from classifier.files import copy_whole, link_or_copy
 from classifier.runs import BEST, LAST
 
 log = logging.getLogger(__name__)
@@ -171,8 +171,7 @@ def carry_over(checkpoint: dict[str, Any], old: Path, new: Path) -> None:
                 )  # fmt: skip
             state |= {"dirpath": str(new), **_NOTHING_SAVED}
             continue
-        for file in names | ({BEST} if (old / BEST).is_file() else set()):
-            link_or_copy(old / file, new / file)
+        _copy_all(names | ({BEST} if (old / BEST).is_file() else set()), old, new)
         _relocate(state, new)
 
 
@@ -184,7 +183,19 @@ def keep_last(resumed: Path, folder: Path) -> None:
         folder: Its own checkpoints.
     """
     if not (folder / LAST).is_file():
-        link_or_copy(resumed, folder / LAST)
+        copy_whole(resumed, folder / LAST)
+
+
+def _copy_all(names: set[str], old: Path, new: Path) -> None:
+    """Copy files to another run; what is one file there is one file here."""
+    copied: dict[tuple[int, int], Path] = {}
+    for name in sorted(names):
+        facts = (old / name).stat()
+        first = copied.setdefault((facts.st_dev, facts.st_ino), new / name)
+        if first == new / name:
+            copy_whole(old / name, first)
+        else:
+            link_or_copy(first, new / name)
 
 
 def _relocate(state: dict[str, Any], new: Path) -> None:

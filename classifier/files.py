@@ -171,8 +171,27 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file's bytes, whole or not at all.
+
+    Args:
+        source: A file, of another run folder above all: what is done to one of two run folders
+            shall never reach the other.
+        target: The copy.
+    """
+    import shutil
+
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name without its bytes where the file system can, else copy it."""
+    """Give a file a second name without its bytes where the file system can, else copy it.
+
+    Args:
+        source: A file of the same run folder.
+        target: Its further name.
+    """
     import shutil
 
     with replacing(target) as temporary:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from classifier.errors import reason_of
-from classifier.files import link_or_copy
+from classifier.files import copy_whole
 from classifier.runs import Run, trial_folder
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def default_loggers(
         return []
     if history is not None and run.writes:
         for file in sorted(history.glob(_EVENTS)):
-            link_or_copy(file, run.folder / file.name)
+            copy_whole(file, run.folder / file.name)
     return [EventFiles(run.folder, from_step)]
 
 

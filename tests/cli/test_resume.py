@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from classifier import main
+from classifier.checkpoints import carry_over
 from classifier.entry import console
 from classifier.errors import ConfigError, Interrupted, RunError
 from tests.conftest import write_classes
@@ -170,6 +171,45 @@ def test_resume_keeps_the_best_score_of_before(train: Any) -> None:
     assert more.best_score is not None and more.best_score >= (first.best_score or 0)
     assert Path(more.output_dir, "checkpoints/best.ckpt").is_file()
     assert best.is_file()
+
+
+def inodes(folder: str) -> dict[str, int]:
+    return {
+        file.relative_to(folder).as_posix(): file.stat().st_ino
+        for file in Path(folder).rglob("*")
+        if file.is_file()
+    }
+
+
+def test_run_shares_no_file_with_the_run_that_it_resumed(config: dict[str, Any], save: Any) -> None:
+    config["trainer"] |= {"logger": True, "max_epochs": 1}  # with TensorBoard's event files
+    saver = {"monitor": "validation_loss", "save_top_k": -1, "filename": "{epoch}"}
+    config["trainer"]["callbacks"] = [{"class_path": "ModelCheckpoint", "init_args": saver}]
+    first = main(["--config", save(config)])
+    assert first is not None
+    before = inodes(first.output_dir)
+    more = main(["--ckpt_path", first.output_dir, "--trainer.max_epochs", "2"])
+    assert more is not None
+    after = inodes(more.output_dir)
+    assert not set(before.values()) & set(after.values())
+    name = "checkpoints/epoch=0.ckpt"
+    assert Path(first.output_dir, name).read_bytes() == Path(more.output_dir, name).read_bytes()
+    taken_over = [name for name in after if "events.out" in name and name in before]
+    assert len(taken_over) == 1
+
+
+def test_files_that_were_one_are_one_when_they_are_taken_over(workplace: Path) -> None:
+    for name in ("old", "new"):
+        (workplace / name).mkdir()
+    Path("old/best.ckpt").write_bytes(b"weights")
+    Path("old/epoch=0.ckpt").hardlink_to("old/best.ckpt")
+    state = {"dirpath": "old", "best_model_path": "old/epoch=0.ckpt", "best_k_models": {}}
+    content = {"checkpoints_folder": "old", "callbacks": {"ModelCheckpoint{}": state}}
+    carry_over(content, Path("old"), Path("new"))
+    assert Path("new/best.ckpt").samefile("new/epoch=0.ckpt")
+    assert not Path("new/best.ckpt").samefile("old/best.ckpt")
+    assert Path("new/best.ckpt").read_bytes() == b"weights"
+    assert state["best_model_path"] == "new/epoch=0.ckpt"
 
 
 def test_finished_training_is_not_resumed(train: Any) -> None:
