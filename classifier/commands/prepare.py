@@ -20,7 +20,7 @@ from classifier.commands.calibrate import check_calibration
 from classifier.commands.job import Job
 from classifier.commands.monitors import check_monitors, default_monitor
 from classifier.commands.out_of_memory import AUTO_BATCH_SIZE
-from classifier.commands.trainer import as_list, build_trainer
+from classifier.commands.trainer import as_list, build_trainer, check_trains
 from classifier.commands.weights import check_same_data, load_weights
 from classifier.data.datamodule import ImageDataModule
 from classifier.errors import ConfigError, RunError, reason_of
@@ -70,6 +70,8 @@ def prepare(job: Job, **overrides: Any) -> Prepared:
     model, data, arguments = job.cli.build()
     _take_no_weights_twice(job, model)
     arguments |= overrides
+    if job.mode != "lr_find":  # which has steps of its own
+        check_trains(arguments)
     if job.mode != "train" or not job.goes_on:  # of a run that broke off its report is missing
         check_unfinished(job.resumed, arguments.get("max_epochs"))
     if job.resumed is not None:

@@ -40,6 +40,13 @@ TRYING = {
     "max_time": None, "min_epochs": None, "min_steps": None, "max_epochs": -1,
 }  # fmt: skip
 
+# Arguments of which 0 is a training without a step -> what to write instead.
+_AT_LEAST_ONE = {
+    "max_epochs": "Write 1 or more",
+    "max_steps": "Write 1 or more, or leave it out for no limit",
+    "limit_train_batches": "Write a number of batches or a fraction of them, or leave it out",
+}
+
 
 def build_trainer(
     arguments: Mapping[str, Any], mode: str, monitor: tuple[str, str] | None
@@ -79,6 +86,23 @@ def build_trainer(
     given = loggers if isinstance(loggers, list) else [loggers]
     trainer.loggers = [item for item in given if isinstance(item, L.pytorch.loggers.Logger)]
     return trainer
+
+
+def check_trains(arguments: Mapping[str, Any]) -> None:
+    """Refuse a training without a step, which would leave no checkpoint and no figures.
+
+    Args:
+        arguments: Of lightning.Trainer.
+
+    Raises:
+        ConfigError: names the key that leaves nothing to train.
+    """
+    if arguments.get("fast_dev_run"):
+        return  # it trains its own number of batches, whatever these say
+    for name, remedy in _AT_LEAST_ONE.items():
+        value = arguments.get(name)
+        if value is not None and not isinstance(value, bool) and value == 0:
+            raise ConfigError(f"trainer.{name}", "trains nothing", got=value, remedy=remedy)
 
 
 def _add_progress(callbacks: list[Callback], mode: str, wanted: bool) -> bool:

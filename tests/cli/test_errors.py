@@ -231,6 +231,13 @@ TABLE: list[tuple[str, Any, str]] = [
         "which cannot be logged. Choose an average such as macro, or another metric.",
     ),
     ("seed_everything", "x", "seed_everything: must be true or false or a whole number, got 'x'."),
+    ("trainer.max_epochs", 0, "trainer.max_epochs: trains nothing, got 0. Write 1 or more."),
+    ("trainer.max_steps", 0,
+     "trainer.max_steps: trains nothing, got 0. Write 1 or more, or leave it out for no limit."),
+    ("trainer.limit_train_batches", 0, "trainer.limit_train_batches: trains nothing, got 0. "
+     "Write a number of batches or a fraction of them, or leave it out."),
+    ("trainer.limit_train_batches", 0.0, "trainer.limit_train_batches: trains nothing, got 0.0. "
+     "Write a number of batches or a fraction of them, or leave it out."),
     ("trainer", {"max_epochs": 1, "devices": [0, 1], "accelerator": "cpu"},
      "trainer: `devices` selected with `CPUAccelerator` should be an int > 0."),
 ]  # fmt: skip
