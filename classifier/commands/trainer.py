@@ -76,6 +76,9 @@ def build_trainer(
     if mode != "train":
         arguments["devices"] = _one_device(arguments.get("devices", "auto"))
     callbacks = _with_defaults(callbacks, mode, monitor, arguments)
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        # Lightning would add a saver of its own; `attach_checkpoints` has what a run is to leave.
+        arguments["enable_checkpointing"] = False
     try:
         trainer = L.Trainer(**arguments, callbacks=callbacks, plugins=plugins, logger=False)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:

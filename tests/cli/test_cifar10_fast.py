@@ -41,6 +41,7 @@ def test_config_trains_on_all_images_and_tests_the_last_epoch(
     result: Any = main(["--config", str(CONFIG), *words, "--trainer.max_epochs", "2"])
     assert result.status == "completed" and result.precision == "bf16-mixed"
     assert "train_accuracy" in result.metrics and "accuracy" in result.evaluated["test"]
-    assert Path(result.output_dir, "checkpoints/last.ckpt").is_file()
+    kept = sorted(file.name for file in Path(result.output_dir, "checkpoints").iterdir())
+    assert kept == ["best.ckpt", "last.ckpt"]
     rows = Path(result.output_dir, "predictions.csv").read_text().splitlines()
     assert len(rows) == 1 + 10
