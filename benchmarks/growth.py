@@ -9,6 +9,7 @@ costs at each size. The exponent is the slope of the logarithm of the cost over 
 least squares over the sizes from a hundredth of the largest on, with its standard error; 1 is
 linear, 2 quadratic. Costs too small to be told from what a process does anyway are left out of it.
 The last column follows that slope from the largest size on: an extrapolation, and no measurement.
+It is empty where costs fall with the size, or the standard error of the exponent is above 0.25.
 --write puts the tables of all parts that are named into RESULTS.md, in place of those that are
 there. For a million images a million empty files are made below --folder, twice; --largest leaves
 larger sizes of all parts out.
@@ -41,6 +42,7 @@ from benchmarks.results import RESULTS, machine, placed
 # Less than that is noise: of a timer and a scheduler, of an allocator, of a dictionary that grew.
 _FLOORS = {SECONDS: 0.01, MOST: 20.0, KEPT: 0.05}
 _DECADES = 100  # the exponent is of sizes from the largest divided by this on
+_MOST_ERROR = 0.25  # of an exponent that is followed; two decades on, that is a factor of three
 Costs = dict[tuple[str, str], dict[int, float]]  # (step, unit) -> size -> figure
 
 
@@ -115,8 +117,7 @@ def table(part: Part, sizes: tuple[int, ...], costs: Costs) -> str:
         slope = fit(found, _FLOORS.get(unit, 0.0))
         row += ["" if slope is None else _slope(slope), _of_one(last / sizes[-1], unit)]
         if aim is not None:
-            known = slope is not None and last > 0
-            row.append(_at(last * (aim / sizes[-1]) ** slope.exponent, unit) if known else "")  # type: ignore[union-attr]
+            row.append("" if slope is None else _extrapolated(slope, last, aim / sizes[-1], unit))
         lines.append(row)
         before = step
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -127,12 +128,21 @@ def _cell(figure: float | None) -> str:
 
 
 def _slope(found: Fit) -> str:
-    return f"{found.exponent:.2f}" + ("" if found.error is None else f" ± {found.error:.2f}")
+    return f"{round(found.exponent, 2) + 0.0:.2f}" + (
+        "" if found.error is None else f" ± {found.error:.2f}"
+    )
 
 
 def _of_one(figure: float, unit: str) -> str:
     """Of one item: microseconds, or bytes."""
     return f"{shown(figure * 1e6)} {'us' if unit == SECONDS else 'B'}"
+
+
+def _extrapolated(found: Fit, last: float, times: float, unit: str) -> str:
+    """The cost of so many times the largest size; empty where the fit does not tell it."""
+    falls = round(found.exponent, 2) < 0  # a constant's is a hair below 0 at times
+    unsteady = falls or (found.error is not None and found.error > _MOST_ERROR)
+    return "" if unsteady or last <= 0 else _at(last * times**found.exponent, unit)
 
 
 def _at(figure: float, unit: str) -> str:

@@ -66,6 +66,25 @@ def test_table_says_what_one_costs_and_marks_what_is_extrapolated_when_it_was_no
     assert "extrapolated" not in growth.table(part(aim=100), (10, 100), costs)
 
 
+@pytest.mark.parametrize(
+    ("figures", "exponent", "extrapolated"),
+    [
+        ((164.0, 150.0, 86.9), "-0.14 ± 0.06", ""),  # what grows does not become less
+        ((0.142, 0.292, 17.2), "1.04 ± 0.42", ""),  # of three steps one is a leap
+        ((0.032, 0.032, 0.032), "0.00 ± 0.00", "~0.032 MB"),  # a constant is known
+        ((1.0, 9.0, 100.0), "1.00 ± 0.03", "~10.0 GB"),
+    ],
+)
+def test_nothing_is_extrapolated_when_costs_fall_or_scatter(
+    figures: tuple[float, ...], exponent: str, extrapolated: str
+) -> None:
+    sizes = (1000, 10_000, 100_000)
+    costs = {("read", "MB of state"): dict(zip(sizes, figures, strict=True))}
+    row = growth.table(part(aim=10_000_000), sizes, costs).splitlines()[2]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert (cells[6], cells[8]) == (exponent, extrapolated)
+
+
 def test_probe_tells_the_peak_of_each_step_when_the_process_is_fresh() -> None:
     words = """
 import numpy as np
