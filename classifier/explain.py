@@ -257,7 +257,8 @@ def _below(message: str, match: re.Match[str]) -> str:
 
 def _type_words(text: str) -> Iterator[str]:
     for name, choices in _EXPECTED.findall(text):
-        yield _TYPE_WORDS.get(name, name) if name else f"one of {choices}"
+        several = f"one of {choices}" if "," in choices else choices.strip("'")
+        yield _TYPE_WORDS.get(name, name) if name else several
 
 
 def _reason(text: str) -> str:

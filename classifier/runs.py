@@ -32,6 +32,8 @@ _TIMESTAMP = "%Y-%m-%d_%H-%M-%S"
 RUN_DIR_VARIABLE = "CLASSIFIER_RUN_DIR"
 # Set for a trial of a sweep, which runs in a folder that the sweep made.
 TRIAL_DIR_VARIABLE = "CLASSIFIER_TRIAL_DIR"
+# Set for a trial of a sweep: the folder of all its trials.
+STUDY_DIR_VARIABLE = "CLASSIFIER_STUDY_DIR"
 
 
 @dataclass
@@ -180,6 +182,12 @@ def trial_folder() -> Path | None:
         return None
     folder = Path(given)
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def study_folder() -> Path | None:
+    """The folder of the sweep whose trial this process trains; None outside of one."""
+    given = os.environ.get(STUDY_DIR_VARIABLE)
+    return Path(given) if given else None
 
 
 def slug(name: str) -> str:

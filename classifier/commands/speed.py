@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,38 +9,43 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from classifier.checkpoints import CONFIG_KEY
 from classifier.commands.job import Job
 from classifier.commands.prepare import Prepared
-from classifier.commands.speed_probe import Choice, Open, measure, planned_steps
+from classifier.commands.speed_kept import (
+    FOLDER,
+    decided_by_first,
+    file_for,
+    measured_once,
+    recalled,
+)
+from classifier.commands.speed_probe import Choice, Open, is_long_enough, measure, named
 from classifier.commands.trainer import build_trainer
-from classifier.cores import usable_cores
 from classifier.data.datamodule import ImageDataModule
-from classifier.files import write_text
+from classifier.errors import reason_of
 from classifier.measured import CHANNELS_LAST, PRECISION, WORKERS, is_open
 from classifier.model.classifier import ImageClassifier
+from classifier.model.step_times import Setting
 from classifier.rank_launcher import launcher_of
 from classifier.ranks import started_by_first
-from classifier.runs import RUNS
+from classifier.runs import study_folder
 from classifier.trees import lookup
 
 log = logging.getLogger(__name__)
 
-FOLDER = RUNS / ".speed"
 _CHOICE_VARIABLE = "CLASSIFIER_SPEED"  # what the first process tells those that it starts
 
-_MIN_STEPS = 100  # of a training for which measuring can pay
 
-
-def settle_speed(job: Job, prepared: Prepared) -> None:
+def settle_speed(job: Job, prepared: Prepared, *, may_measure: bool = True) -> None:
     """Choose what is left open, and write it where the run is described.
 
     Args:
         job: Of a training.
         prepared: Its objects; the trainer is made anew where its precision changes.
+        may_measure: False where too little is trained; what an earlier training has measured is
+            taken all the same.
     """
     model, data = prepared.model, prepared.data
     if not (isinstance(model, ImageClassifier) and isinstance(data, ImageDataModule)):
@@ -52,7 +56,7 @@ def settle_speed(job: Job, prepared: Prepared) -> None:
     if job.resumed is not None:
         choice = _as_before(prepared, job.resumed[CONFIG_KEY])
     else:
-        choice = _told() if started_by_first() else _choice(prepared, left)
+        choice = _told() if started_by_first() else _choice(job, prepared, left, may_measure)
     os.environ[_CHOICE_VARIABLE] = json.dumps(asdict(choice))
     assert model.network is not None
     if left.channels_last:
@@ -102,30 +106,50 @@ def _told() -> Choice:
     return Choice(**json.loads(os.environ[_CHOICE_VARIABLE]))
 
 
-def _choice(prepared: Prepared, left: Open) -> Choice:
-    """Measured, remembered from an earlier measurement, or without one."""
+def _choice(job: Job, prepared: Prepared, left: Open, may_measure: bool) -> Choice:
+    """Measured, remembered from an earlier measurement, or without one; of a study its first's."""
     usual = _usual(prepared)
+
+    def find() -> Choice:
+        return _found(job, prepared, left, usual, may_measure)
+
+    study = study_folder()
+    if study is None or not (left.precision or left.channels_last):
+        return find()
+    first, is_own = decided_by_first(study, prepared.model.model_name, left, find)
+    if is_own:
+        return first
+    log.info(
+        "speed: %s, as in the first training of %s with this model",
+        named(Setting(first.precision, first.channels_last)), study.name,
+    )  # fmt: skip
+    same = replace(first, num_workers=usual.num_workers, told="", seconds=0.0)
+    workers = Open(precision=False, channels_last=False, num_workers=left.num_workers)
+    return _found(job, prepared, workers, same, may_measure) if workers else same
+
+
+def _found(job: Job, prepared: Prepared, left: Open, usual: Choice, may_measure: bool) -> Choice:
+    """Measured, remembered, or what is usual."""
     if reason := _why_not(prepared):
         log.debug("speed: nothing is measured: %s", reason)
         return usual
-    file = FOLDER / f"{_key(prepared, left)}.json"
-    if not file.is_file() and planned_steps(prepared) < _MIN_STEPS:
+    may_measure = may_measure and is_long_enough(prepared)
+    if not may_measure and not any(FOLDER.glob("*.json")):
         log.debug("speed: nothing is measured: the training is short")
         return usual
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):  # of trials that begin together one measures
-        if file.is_file():
-            return replace(Choice(**json.loads(file.read_text(encoding="utf-8"))), seconds=0.0)
+    file = file_for(prepared, job.cli.plain(), left, usual)
+    if not may_measure:
+        return recalled(file) or usual
+
+    def find() -> Choice | None:
         try:
             with isolate_rng():
-                found = measure(prepared, left, usual)
-        except torch.OutOfMemoryError:
-            log.info("speed: there is no memory to measure in")
-            return usual
-        if found is None:
-            return usual
-        write_text(file, json.dumps(asdict(found), indent=2) + "\n")
-        return found
+                return measure(prepared, left, usual)
+        except Exception as error:  # the training itself is what may fail
+            log.info("speed: nothing could be measured: %s", reason_of(error))
+            return None
+
+    return measured_once(file, find) or usual
 
 
 def _why_not(prepared: Prepared) -> str | None:
@@ -142,18 +166,3 @@ def _why_not(prepared: Prepared) -> str | None:
     if data.encoder is not None:
         return "most of the network runs once for each image"
     return None
-
-
-def _key(prepared: Prepared, left: Open) -> str:
-    """Equal where the same would be measured: model, shapes, hardware, versions."""
-    model, data, trainer = prepared.model, prepared.data, prepared.trainer
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    trained = [p.requires_grad for p in model.network.parameters()]
-    facts = [
-        model.network.spec, model.optimizer_config.get("name"), len(trained), sum(trained),
-        data.batch_size, data.stage("train").pipeline.name, data.create_dataset, device.type, name,
-        torch.backends.cpu.get_cpu_capability(), usable_cores(), torch.get_num_threads(),
-        torch.__version__, str(trainer.precision), left,
-    ]  # fmt: skip
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]

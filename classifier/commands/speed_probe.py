@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Timer
 
 from classifier.commands.prepare import Prepared
 from classifier.data.loading import collate
 from classifier.data.workers import training_rate, workers_to_try
+from classifier.errors import reason_of
 from classifier.model.step_times import BF16, FLOAT32, FP16, Setting, StepTimes, largest_difference
 
+log = logging.getLogger(__name__)
+
 _MAX_SECONDS, _MAX_SHARE = 20.0, 0.02  # of the planned training
+# Of a trainer, one of which a choice has: chosen, or as the user wrote it.
+_PRECISIONS = (
+    FLOAT32, BF16, FP16, "64-true", "bf16-true", "16-true", "transformer-engine",
+    "transformer-engine-float16",
+)  # fmt: skip
+_MIN_IMAGES, _MIN_SECONDS = 5_000, 60.0  # of a training in whose share something can be measured
 _FIRST_IMAGES = 4  # of a step that is measured; more, as long as it stays short
 _STEP_SECONDS = 0.3
 _LEAST_STEPS = 12  # less time than for so many is too little to measure in
@@ -43,6 +54,26 @@ class Choice:
     told: str = ""
     seconds: float = 0.0
 
+    @classmethod
+    def read(cls, fields: Any) -> Choice | None:
+        """A choice that was kept as JSON; None where it is not what this version keeps.
+
+        Args:
+            fields: What the file had.
+        """
+        if not (isinstance(fields, dict) and fields.keys() == cls.__dataclass_fields__.keys()):
+            return None
+        found = cls(**fields)
+        fits = (
+            found.precision in _PRECISIONS
+            and isinstance(found.channels_last, bool)
+            and type(found.num_workers) is int
+            and found.num_workers >= 0
+            and isinstance(found.told, str)
+            and isinstance(found.seconds, float | int)
+        )
+        return found if fits else None
+
 
 @dataclass(frozen=True)
 class Open:
@@ -57,15 +88,20 @@ class Open:
 
 
 class Budget:
-    """Time that may be spent; without an end until the length of the training is known."""
+    """Time that may be spent, which depends on how long the training takes.
 
-    def __init__(self) -> None:
+    Args:
+        most: Seconds after which the training ends, whatever is left to do.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
         self._began = time.perf_counter()
-        self._seconds = math.inf
+        self._most = most
+        self.limit(most)
 
     def limit(self, planned_seconds: float) -> None:
         """Allow a share of a training that takes so long."""
-        self._seconds = min(_MAX_SECONDS, _MAX_SHARE * planned_seconds)
+        self._seconds = min(_MAX_SECONDS, _MAX_SHARE * min(planned_seconds, self._most))
 
     @property
     def spent(self) -> float:
@@ -78,8 +114,8 @@ class Budget:
         return self._seconds - self.spent
 
 
-def planned_steps(prepared: Prepared) -> int:
-    """Optimizer steps of a training, as far as its configuration says."""
+def planned_batches(prepared: Prepared) -> int:
+    """Batches of a process that a training takes, as far as its configuration says."""
     trainer, data = prepared.trainer, prepared.data
     processes = trainer.num_devices * trainer.num_nodes
     per_epoch = math.ceil(len(data.stage("train")) / (data.batch_size * processes))
@@ -87,7 +123,30 @@ def planned_steps(prepared: Prepared) -> int:
     per_epoch = min(per_epoch, limit) if isinstance(limit, int) else round(per_epoch * limit)
     epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else 1000
     steps = per_epoch * epochs
-    return int(steps if trainer.max_steps in (None, -1) else min(steps, trainer.max_steps))
+    if trainer.max_steps not in (None, -1):
+        steps = min(steps, trainer.max_steps * trainer.accumulate_grad_batches)
+    return int(steps)
+
+
+def is_long_enough(prepared: Prepared) -> bool:
+    """Whether a training is planned in whose 2 % something can be measured.
+
+    Args:
+        prepared: Of the training.
+    """
+    images = planned_batches(prepared) * prepared.data.batch_size
+    return images >= _MIN_IMAGES and time_limit(prepared.trainer) >= _MIN_SECONDS
+
+
+def time_limit(trainer: Any) -> float:
+    """Seconds after which a training ends by trainer.max_time, or by a Timer among its callbacks.
+
+    Args:
+        trainer: Which has not begun.
+    """
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    limits = [timer.time_remaining() for timer in timers]
+    return min((limit for limit in limits if limit is not None), default=math.inf)
 
 
 def measure(prepared: Prepared, left: Open, usual: Choice) -> Choice | None:
@@ -100,11 +159,13 @@ def measure(prepared: Prepared, left: Open, usual: Choice) -> Choice | None:
         left: What may be chosen.
         usual: What holds where nothing is gained.
     """
-    budget = Budget()
+    budget = Budget(time_limit(prepared.trainer))
     data, device = prepared.data, prepared.trainer.strategy.root_device
     stage = data.stage("train")
     plain = Setting(usual.precision, usual.channels_last)
     decoding = _seconds_to_decode(stage)
+    if budget.left < 0:
+        return None
     steps, base = _steps(prepared, plain, device, decoding, budget)
     size = len(steps.images)
     if budget.left < _LEAST_STEPS * base:
@@ -142,7 +203,7 @@ def _steps(
         budget: Gets its limit, which a short training reaches with few images.
     """
     stage, batch_size = prepared.data.stage("train"), prepared.data.batch_size
-    planned = planned_steps(prepared) * batch_size
+    planned = planned_batches(prepared) * batch_size
     size = min(batch_size, len(stage), _FIRST_IMAGES)
     steps = StepTimes(prepared.model, device)
     while True:
@@ -178,7 +239,10 @@ def _fastest(
     for setting in others:
         if budget.left < 8 * times[plain]:
             break
-        times[setting] = steps.seconds(setting, 3)
+        try:
+            times[setting] = steps.seconds(setting, 3)
+        except Exception as error:  # a kernel that is missing has an error of any kind
+            log.info("speed: %s is not possible: %s", named(setting), reason_of(error))
     # Once more, the other way round: what else runs on the machine comes and goes.
     for setting in reversed(times):
         if budget.left > 8 * times[setting]:
@@ -190,13 +254,15 @@ def _fastest(
             break
         difference = largest_difference(steps.losses(setting, _STEPS_COMPARED), expected)
         if difference <= _TOLERANCE:
-            words = f"{_named(setting)}: {gain:.1f} x {_named(plain)}{refused}"
+            words = f"{named(setting)}: {gain:.1f} x {named(plain)}{refused}"
             return setting, times[setting], words
-        refused += f" ({_named(setting)} is {gain:.1f} x, but its loss is {difference:.0%} off)"
-    return plain, times[plain], f"{_named(plain)}, and nothing faster{refused}"
+        refused += f" ({named(setting)} is {gain:.1f} x, but its loss is {difference:.0%} off)"
+    nothing_faster = ", and nothing faster" if len(times) > 1 else ""
+    return plain, times[plain], f"{named(plain)}{nothing_faster}{refused}"
 
 
-def _named(setting: Setting) -> str:
+def named(setting: Setting) -> str:
+    """In words."""
     return f"{setting.precision} + {'channels_last' if setting.channels_last else 'contiguous'}"
 
 

@@ -16,12 +16,12 @@ from typing import Any
 from classifier.callbacks.tracing import TRACE, StepTrace
 from classifier.commands.job import Job
 from classifier.commands.prepare import prepare
+from classifier.commands.speed import settle_speed
 from classifier.commands.traces import Finding, compare, joined, read_trace
 from classifier.commands.trainer import as_list
 from classifier.data.datamodule import ImageDataModule
 from classifier.errors import ConfigError, RunError
 from classifier.files import write_text
-from classifier.measured import as_measured
 from classifier.runs import CHECKPOINTS, ERROR, LAST, Result, Run
 from classifier.signals import end_at_once, handling_signals
 from classifier.terminal import show
@@ -40,7 +40,8 @@ def verify_repro(job: Job) -> Result:
 
     Each training is a process of its own, started anew: what a process carries over from one
     training to the next, and what differs between two processes, would not be seen otherwise.
-    The frozen part of a model is computed in every step, whatever cache_features says.
+    The frozen part of a model is computed in every step, whatever cache_features says. What is left
+    open of precision, memory format and workers is settled here, once for all, without measuring.
 
     Args:
         job: Of the mode verify_repro.
@@ -51,6 +52,7 @@ def verify_repro(job: Job) -> Result:
     """
     _check(job)
     found = prepare(job)
+    settle_speed(job, found, may_measure=False)
     data, on_gpu = found.data, found.trainer.strategy.root_device.type != "cpu"
     run = job.create_run(trainer=found.trainer, data=data)
     steps = job.command.num_steps
@@ -75,7 +77,6 @@ def _verify(tree: dict[str, Any], data: Any, run: Run, num_steps: int, on_gpu: b
     passes.mkdir()
     with handling_signals(end_at_once):
         first = _train(passes / "first", tree, num_steps)
-        tree = as_measured(tree, first)  # else each might choose another precision
         made = read_trace(first / TRACE.format(0))[-1]["step"]
         if made < 2:
             raise RunError(

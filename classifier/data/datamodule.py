@@ -148,7 +148,7 @@ class ImageDataModule(L.LightningDataModule):
     def _check(self) -> None:
         self.rules.check()
         check_minimum("batch_size", self.batch_size, 1)
-        check_minimum("num_workers", self.num_workers, 0)
+        check_minimum("num_workers", self.num_workers, 0, "auto, or ")
         check_minimum("cache_size", self.cache_size, 1)
         check_minimum("feature_views", self.feature_views, 1)
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):

@@ -83,12 +83,22 @@ class Rules:
             raise ConfigError(f"{DATA}.class_names", "must be distinct names", got=list(names))
 
 
-def check_minimum(name: str, value: int | None, low: int) -> None:
-    """Refuse a number below the lowest that makes sense; None is none."""
+def check_minimum(name: str, value: int | None, low: int, other: str = "") -> None:
+    """Refuse a number below the lowest that makes sense; None is none.
+
+    Args:
+        name: Of the argument.
+        value: The user's.
+        low: What makes sense.
+        other: What may be written instead of a number, for the message.
+
+    Raises:
+        ConfigError: the number is lower.
+    """
     if value is not None and value < low:
         raise ConfigError(
             f"{DATA}.{name}", f"must be at least {low}", got=value,
-            remedy=f"Write a whole number from {low} on",
+            remedy=f"Write {other}a whole number from {low} on",
         )  # fmt: skip
 
 

@@ -79,10 +79,11 @@ def rebuild(checkpoint: Mapping[str, Any], file: Path) -> Network:
     }
     try:
         saved = checkpoint[CHECKPOINT_KEY]
-        channels_last = _arguments(checkpoint[CONFIG_KEY], "model").get("channels_last")
+        given = _arguments(checkpoint[CONFIG_KEY], "model").get("channels_last")
         return with_weights(
-            saved["network"], len(saved["class_names"]), weights, file, channels_last
-        )
+            saved["network"], len(saved["class_names"]), weights, file,
+            given if isinstance(given, bool) else None,
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise unfitting(error, file) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -69,8 +69,8 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
             relu) of a head of several layers; null keeps the library's own.
         image_size: a side or [height, width] in pixels of what the network sees, other than its
             own; pretrained position embeddings are interpolated.
-        channels_last: memory format of weights and images; null is measured before a long training,
-            else true for convolutional encoders. Changes the speed, not the result.
+        channels_last: memory format of weights and images; null, or auto, is measured before a long
+            training, else true for convolutional encoders. Changes the speed, not the result.
         loss_config: `name` (cross_entropy, bce, focal, or the import path of a torch.nn.Module that
             takes logits and targets) and its arguments, of the training alone; null is
             cross_entropy, in multilabel bce.
@@ -105,7 +105,7 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
         drop_path_rate: float | None = None,
         head: dict[str, Any] | None = None,
         image_size: int | list[int] | None = None,
-        channels_last: bool | None = None,
+        channels_last: bool | Literal["auto"] | None = None,
         loss_config: dict[str, Any] | None = None,
         mixup_config: dict[str, Any] | None = None,
         unfreeze_schedule: dict[Any, Any] | None = None,
@@ -129,7 +129,8 @@ class ImageClassifier(DeferredNetwork, CountedLosses):
         self.image_size = image_size
         self.options = NetworkOptions(
             model_args=model_args, drop_rate=drop_rate, drop_path_rate=drop_path_rate, head=head,
-            image_size=image_size, channels_last=channels_last, lora=lora,
+            image_size=image_size, lora=lora,
+            channels_last=None if channels_last == "auto" else channels_last,
         )  # fmt: skip
         self.loss_config = loss_config
         self.mixing = build_mixing(mixup_config)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.cores import usable_cores
-from classifier.runs import CHECKPOINTS, LAST
+from classifier.runs import CHECKPOINTS, LAST, STUDY_DIR_VARIABLE
 from classifier.tuning.devices import showing
 from classifier.tuning.ending import Ending
 from classifier.tuning.following import MetricsFile, read_outcome, tail
@@ -185,7 +185,8 @@ class Driver:
         return []
 
     def _environment(self, device: int | None) -> dict[str, str]:
-        environment = showing(device)
+        study = self.study.storage.folder.resolve()
+        environment = {**showing(device), STUDY_DIR_VARIABLE: str(study)}
         if self.num_jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
             # Trials that all want all cores wait for each other.
             environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self.num_jobs))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,43 +14,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Timer
 
-from classifier.commands import speed, speed_probe, verify_repro
+from classifier.commands import speed_kept, speed_probe
 from classifier.data import workers
-from classifier.entry import console, main
+from classifier.entry import main
+from classifier.errors import ConfigError
 from classifier.measured import as_measured
 from classifier.model.step_times import BF16, FLOAT32, Setting, StepTimes
 from classifier.runs import Result
 
 Save = Callable[[dict[str, Any]], str]
-
-
-@pytest.fixture
-def left_open(config: dict[str, Any]) -> dict[str, Any]:
-    config["data"]["init_args"]["num_workers"] = "auto"
-    return config
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[Setting]:
-    """Settings in the order in which they were timed: bf16 is four times faster, on any machine."""
-    asked: list[Setting] = []
-
-    def seconds(self: StepTimes, setting: Setting, number: int) -> float:
-        asked.append(setting)
-        return (0.001 if setting.precision == BF16 else 0.004) * (
-            1.2 if setting.channels_last else 1.0
-        )
-
-    monkeypatch.setattr(StepTimes, "seconds", seconds)
-    monkeypatch.setattr(speed, "_MIN_STEPS", 1)
-    monkeypatch.setattr(speed_probe, "_MAX_SHARE", 1e6)
-    rates = {0: 10.0, 1: 95.0, 2: 100.0, 3: 60.0}
-    monkeypatch.setattr(
-        speed_probe, "training_rate", lambda stage, number, *_: rates.get(number, 1.0)
-    )
-    monkeypatch.setattr(workers, "usable_cores", lambda: 3)
-    return asked
 
 
 def saved(result: Result | None) -> dict[str, Any]:
@@ -85,7 +62,7 @@ def test_the_same_is_not_measured_twice_nor_by_what_a_run_has_saved(
     left_open: Any, save: Save, measured: list[Setting], capfd: pytest.CaptureFixture[str]
 ) -> None:
     first = main(["--config", save(left_open)])
-    (kept,) = speed.FOLDER.glob("*.json")
+    (kept,) = speed_kept.FOLDER.glob("*.json")
     assert json.loads(kept.read_text())["precision"] == BF16
     measured.clear()
     capfd.readouterr()
@@ -125,7 +102,8 @@ def test_a_precision_that_changes_the_loss_is_not_chosen(
 
 def test_auto_is_a_word_for_what_is_open(left_open: Any, save: Save, measured: Any) -> None:
     left_open["trainer"]["precision"] = "auto"
-    assert chosen(main(["--config", save(left_open)]))[0] == BF16
+    left_open["model"]["init_args"]["channels_last"] = "auto"
+    assert chosen(main(["--config", save(left_open)])) == (BF16, False, 1)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +112,7 @@ def test_auto_is_a_word_for_what_is_open(left_open: Any, save: Save, measured: A
         ["--trainer.fast_dev_run", "true"],
         ["--trainer.deterministic", "true"],
         ["--trainer.max_epochs", "1"],
+        ["--trainer.max_time", "00:00:00:59"],
     ],
 )
 def test_nothing_is_measured_where_it_cannot_pay(
@@ -144,7 +123,7 @@ def test_nothing_is_measured_where_it_cannot_pay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if words[0] == "--trainer.max_epochs":
-        monkeypatch.setattr(speed, "_MIN_STEPS", 300)
+        monkeypatch.setattr(speed_probe, "_MIN_IMAGES", 1_000_000)
     try:
         assert chosen(main(["--config", save(left_open), *words])) == ("32-true", True, 2)
     finally:
@@ -157,7 +136,7 @@ def test_short_training_takes_what_a_longer_one_has_measured(
 ) -> None:
     assert chosen(main(["--config", save(left_open)])) == (BF16, False, 1)
     measured.clear()
-    monkeypatch.setattr(speed, "_MIN_STEPS", 10_000)
+    monkeypatch.setattr(speed_probe, "_MIN_IMAGES", 1_000_000)
     assert chosen(main(["--config", save(left_open)])) == (BF16, False, 1)
     assert measured == []
 
@@ -199,7 +178,7 @@ def test_resumed_training_goes_on_in_what_it_was_computed_in(
     first = main(["--config", file])
     assert first is not None
     measured.clear()
-    for kept in speed.FOLDER.glob("*.json"):
+    for kept in speed_kept.FOLDER.glob("*.json"):
         kept.unlink()
     words = [
         "--ckpt_path",
@@ -226,22 +205,69 @@ def test_configuration_takes_over_what_a_run_chose_and_keeps_what_the_user_wrote
     assert as_measured(left_open, folder / "checkpoints") == left_open  # no run folder
 
 
-def test_trainings_of_verify_repro_are_computed_as_the_first_has_chosen(
-    left_open: Any, save: Save, measured: list[Setting], monkeypatch: pytest.MonkeyPatch
+def test_choice_is_not_shared_by_other_images_or_other_data_when_the_rest_is_equal(
+    left_open: Any, save: Save, measured: list[Setting], images: Path
 ) -> None:
-    given: dict[str, Any] = {}
+    def kept() -> int:
+        main(["--config", save(left_open)])
+        return len(list(speed_kept.FOLDER.glob("*.json")))
 
-    def run(words: list[str], folder: Path) -> int:
-        given[folder.name] = yaml.safe_load(Path(words[1]).read_text())
-        for kept in speed.FOLDER.glob("*.json"):
-            kept.unlink()
-        monkeypatch.setenv("CLASSIFIER_TRIAL_DIR", str(folder.resolve()))
-        code = console(words)
-        monkeypatch.delenv("CLASSIFIER_TRIAL_DIR")
-        return code
+    data = left_open["data"]["init_args"]
+    left_open["trainer"]["max_epochs"] = 1
+    size: dict[str, Any] = {
+        "class_path": "tests.cli.own_resize.OwnResize",
+        "init_args": {"side": 32},
+    }
+    data["augmentations"]["train"] = [size]
+    assert kept() == 1
+    assert kept() == 1
+    size["init_args"]["side"] = 48
+    assert kept() == 2
+    data["dataset_classes"]["train"]["init_args"]["root"] = str(images / "test")
+    assert kept() == 3
 
-    monkeypatch.setattr(verify_repro, "run_program", run)
-    main(["--config", save(left_open), "--verify_repro", "4"])
-    assert chosen_in(given["first"])[::2] == (None, "auto")
-    others = {chosen_in(given[name]) for name in ("repeated", "interrupted", "resumed")}
-    assert others == {(BF16, False, 1)}
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "budget"), [(math.inf, 400.0, 8.0), (100.0, 400.0, 2.0), (1e9, 1e9, 20.0)]
+)
+def test_budget_is_a_share_of_what_ends_first(seconds: float, share: float, budget: float) -> None:
+    found = speed_probe.Budget(seconds)
+    found.limit(share)
+    assert found.left == pytest.approx(budget, abs=0.1)
+
+
+def test_end_by_a_timer_is_known_before_the_training() -> None:
+    timers = [Timer("00:00:02:00"), Timer(timedelta(seconds=90)), Timer()]
+    assert speed_probe.time_limit(SimpleNamespace(callbacks=timers)) == 90.0
+    assert speed_probe.time_limit(SimpleNamespace(callbacks=[])) == math.inf
+
+
+def test_lock_is_gone_when_nothing_was_measured(workplace: Path) -> None:
+    file = speed_kept.FOLDER / "a.json"
+    assert speed_kept.measured_once(file, lambda: None) is None
+    assert not list(speed_kept.FOLDER.iterdir())
+    found = speed_probe.Choice(BF16, True, 1, "told", 2.0)
+    assert speed_kept.measured_once(file, lambda: found) == found
+    assert speed_kept.measured_once(file, lambda: None) == replace(found, seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--data.init_args.num_workers", "-1"],
+            "data.init_args.num_workers: must be at least 0, got -1. "
+            "Write auto, or a whole number from 0 on.",
+        ),
+        (
+            ["--model.init_args.channels_last", "maybe"],
+            "model.init_args.channels_last: must be true or false or auto or null, got 'maybe'.",
+        ),
+    ],
+)
+def test_auto_is_named_where_something_else_was_written(
+    left_open: Any, save: Save, words: list[str], told: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        main(["--config", save(left_open), *words])
+    assert str(error.value) == told

@@ -62,6 +62,9 @@ def test_sweep_trains_each_trial_and_leaves_a_configuration_that_trains(
     assert result.status == "completed"
     assert result.num_complete == 2
     assert capfd.readouterr().out.splitlines()[0] == "runs/colours"
+    # What the first trial was computed in, for all others.
+    (speed,) = json.loads((workplace / "runs/colours/speed.json").read_text()).values()
+    assert speed["precision"] == "32-true"
     found = study_of(workplace)
     assert found.trials[0].params == {LR: 0.003, flip: 0.5}
     for trial in found.trials:

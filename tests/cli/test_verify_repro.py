@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from classifier import main
 from classifier.commands import verify_repro
@@ -85,6 +86,18 @@ def test_training_is_reproducible_over_several_epochs(
     assert "repeated: weights identical over 5 steps" in lines
     assert "resumed: averaged weights identical over 5 steps" in lines
     assert not list(workplace.rglob("*.ckpt"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_nothing_is_measured_for_a_few_steps(
+    config: dict[str, Any], verify: Any, workplace: Path, measured: list[Any]
+) -> None:
+    config["data"]["init_args"]["num_workers"] = "auto"
+    verify("2")
+    assert measured == []
+    trees = [yaml.safe_load(file.read_text()) for file in workplace.rglob("given.yaml")]
+    open_ = {tree["model"]["init_args"]["channels_last"] for tree in trees}
+    assert len(trees) == 4 and open_ == {True}
 
 
 @pytest.mark.usefixtures("in_process")
