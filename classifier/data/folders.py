@@ -15,14 +15,16 @@ class FolderImageDataset(FilesDataset):
     """Images in a folder with one sub-folder per class, or flat for prediction.
 
     Args:
-        root: The folder. Each direct sub-folder with images below it is a class. Files whose names
-            begin with a dot, and files that are no images, are ignored.
+        root: The folder. Each direct sub-folder is a class, and needs images below it. Files and
+            folders whose names begin with a dot, and files that are no images, are ignored.
         augmentations: An Albumentations pipeline; the data module sets the stage's own here.
     """
 
     def __init__(self, root: str, augmentations: Augmentations | None = None) -> None:
         super().__init__(augmentations)
         self.root = root
+        # Direct sub-folders without an image -> what they hold; known when the root is scanned.
+        self.empty_folders: dict[str, str] = {}
 
     def scan(self) -> Sequence[Sample]:
         """Find the images below the root, sorted by path.
@@ -37,12 +39,14 @@ class FolderImageDataset(FilesDataset):
                 "root", problem, got=self.root,
                 remedy=f"Relative paths start at {os.getcwd()}",
             )  # fmt: skip
-        paths = sorted(find_images(root))
+        found = find_images(root)
+        paths = sorted(found.images)
         if not paths:
             raise ConfigError(
                 "root", f"no images in this folder; it holds {_contents(root)}", got=self.root,
                 remedy="Put images into it, in one sub-folder per class for training",
             )  # fmt: skip
+        self.empty_folders = {name: _contents(root / name) for name in found.empty}
         return PackedSamples(
             Sample(path, path.partition("/")[0] if "/" in path else None) for path in paths
         )
@@ -89,7 +93,10 @@ class ImagePathsDataset(FilesDataset):
 
 
 def _contents(root: Path) -> str:
-    entries = list(root.iterdir())
+    try:
+        entries = list(root.iterdir())
+    except OSError as error:
+        return f"what cannot be listed ({error.strerror})"
     folders = sum(entry.is_dir() for entry in entries)
     extensions = sorted({entry.suffix or entry.name for entry in entries if entry.is_file()})
     shown = f" ({', '.join(extensions[:5])})" if extensions else ""

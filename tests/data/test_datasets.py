@@ -38,20 +38,58 @@ def test_junk_is_ignored_and_counted(tmp_path: Path, caplog: Any) -> None:
         (root / "red" / name).write_bytes(b"x")
     (root / ".git").mkdir()
     write_image(root / ".git" / "x.png", COLOURS["red"], 0)
-    assert sorted(find_images(root)) == ["blue/00.png", "green/00.png", "red/00.png"]
+    assert sorted(find_images(root).images) == ["blue/00.png", "green/00.png", "red/00.png"]
     assert "ignored 2 files that are no images (2 x .txt)" in caplog.text
 
 
 def test_upper_case_and_nested_and_unicode_names_work(tmp_path: Path) -> None:
     for name in ("a/X.JPG", "a/b/c d.Png", "ä/ö,ü.jpeg"):
         write_image(tmp_path / name, COLOURS["red"], 0)
-    assert sorted(find_images(tmp_path)) == ["a/X.JPG", "a/b/c d.Png", "ä/ö,ü.jpeg"]
+    assert sorted(find_images(tmp_path).images) == ["a/X.JPG", "a/b/c d.Png", "ä/ö,ü.jpeg"]
 
 
 def test_symbolic_link_loop_ends(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "r", 1)
     os.symlink(root, root / "red" / "loop")
-    assert len(list(find_images(root))) == 3
+    assert len(find_images(root).images) == 3
+
+
+@pytest.mark.parametrize("link", ["aalink", "zzlink"])
+def test_real_class_folder_wins_when_a_link_leads_to_it(
+    tmp_path: Path, caplog: Any, link: str
+) -> None:
+    root = write_classes(tmp_path / "r", 1)
+    os.symlink("green", root / link)
+    dataset = FolderImageDataset(str(root))
+    assert dataset.class_names == ["blue", "green", "red"] and len(dataset) == 3
+    assert dataset.empty_folders == {}
+    told = f"left out 1 links to folders that are there under another name ({link} -> green)"
+    assert told in caplog.text
+
+
+def test_link_is_a_class_when_it_leads_elsewhere(tmp_path: Path, caplog: Any) -> None:
+    root = write_classes(tmp_path / "r", 1, ["red"])
+    elsewhere = write_classes(tmp_path / "elsewhere", 2, ["green"])
+    for link in ("also", "grass"):
+        os.symlink(elsewhere / "green", root / link)
+    os.symlink(root / "red", elsewhere / "green" / "back")
+    assert sorted(find_images(root).images) == ["also/00.png", "also/01.png", "red/00.png"]
+    assert f"(grass -> {elsewhere / 'green'}, also/back -> red)" in caplog.text
+
+
+def test_empty_folders_are_those_without_an_image_at_any_depth(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "r", 1, ["red"])
+    write_image(root / "deep/er/x.png", COLOURS["red"], 0)
+    for folder in ("void", "hollow/inside", ".hidden"):
+        (root / folder).mkdir(parents=True)
+    (root / "void" / "notes.txt").write_text("")
+    os.symlink(tmp_path / "nowhere", root / "dangling")
+    dataset = FolderImageDataset(str(root))
+    assert dataset.class_names == ["deep", "red"]
+    assert dataset.empty_folders == {
+        "hollow": "1 folders and 0 files",
+        "void": "0 folders and 1 files (.txt)",
+    }
 
 
 def test_several_paths_are_told_as_they_were_given(tmp_path: Path) -> None:
@@ -124,6 +162,6 @@ def test_pipe_with_the_name_of_an_image_is_not_waited_for(
     write_classes(tmp_path, 1)
     os.mkfifo(tmp_path / "red" / "x.png")
     (tmp_path / "red" / "loop.png").symlink_to("loop.png")
-    found = sorted(find_images(tmp_path))
+    found = sorted(find_images(tmp_path).images)
     assert found == ["blue/00.png", "green/00.png", "red/00.png", "red/loop.png"]
     assert "1 x .png that is a pipe or device" in caplog.text
