@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from classifier.data.datasets import scanned
+from classifier.data.paths import empty_folders
 from classifier.data.rules import DATA, DATASETS
 from classifier.data.splitting import classes_of
 from classifier.errors import ConfigError
@@ -58,6 +59,8 @@ class RunClasses:
         if self._known:
             return list(self._known)
         key = f"{DATASETS}.train"
+        if not self._configured:
+            _refuse_empty_folders(scanned(self._datasets, "train"), key)
         names = list(self._configured or _class_names(scanned(self._datasets, "train"), key))
         if self.task == "multilabel" and any("|" in name for name in names):
             raise ConfigError(
@@ -129,6 +132,21 @@ class RunClasses:
         missing = sorted(set(self.names) - set(present), key=self.names.index)
         if missing:
             log.warning("%s has no images of: %s", key, ", ".join(missing))
+        empty = empty_folders(self._datasets[stage], self.names)
+        if empty:
+            log.warning("%s has folders without an image: %s", key, ", ".join(empty))
+
+
+def _refuse_empty_folders(dataset: Any, key: str) -> None:
+    """Refuse class folders without an image, where folders are all that says what is a class."""
+    empty = [f"{name} holds {holds}" for name, holds in empty_folders(dataset).items()]
+    if empty and len(dataset.class_names):
+        more = [f"{len(empty) - 5} more"] if len(empty) > 5 else []
+        raise ConfigError(
+            key, f"has class folders without an image: {'; '.join([*empty[:5], *more])}",
+            remedy="Put images into each or take it away; or list the classes that there are in "
+            f"{DATA}.class_names",
+        )  # fmt: skip
 
 
 def _class_names(dataset: Any, key: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from classifier.data.checking import SPLITS, DataFacts, Entry, FileFacts
 from classifier.data.near import NEAR_DISTANCE
+from classifier.data.paths import empty_folders
 
 ERROR = "error"
 WARNING = "warning"
@@ -205,6 +206,21 @@ def _classes(facts: DataFacts) -> Iterator[Finding]:
         if missing:
             message = f"{_number(missing, 'class')} without an image in {stage}"
             yield Finding(WARNING, "missing_classes", message, missing)
+    yield from _empty_folders(facts)
+
+
+def _empty_folders(facts: DataFacts) -> Iterator[Finding]:
+    """What looks like a class and is none; one data set may serve several stages."""
+    sources = {entry.stage: entry.source for entry in facts.entries if entry.stage in SPLITS}
+    folders = {
+        f"{source.root}/{name}": holds
+        for source in sources.values()
+        for name, holds in empty_folders(source, facts.class_names).items()
+    }
+    if folders:
+        items = tuple(Item(detail=f"{name} holds {holds}") for name, holds in folders.items())
+        message = f"{_number(items, 'folder')} without an image, which are no classes"
+        yield Finding(WARNING, "empty_folders", message, items)
 
 
 def _imbalance(counts: dict[str, int]) -> Iterator[Finding]:

@@ -127,6 +127,22 @@ def test_unreadable_images_that_training_skips_are_no_error(
     assert kinds(workplace) == {"unreadable": "warning"}
 
 
+def test_empty_folder_is_a_finding_when_the_classes_are_listed(
+    check: Any, images: Path, workplace: Path, caplog: Any
+) -> None:
+    for folder in ("train/void", "test/void", "test/red/inner"):
+        (images / folder).mkdir()
+    assert check("--data.init_args.class_names", "[red, green, blue]").status == "completed"
+    (found,) = report(workplace)["findings"]
+    assert (found["kind"], found["severity"]) == ("empty_folders", "warning")
+    assert [item["detail"].partition("images/")[2] for item in found["items"]] == [
+        "train/void holds 0 folders and 0 files", "test/void holds 0 folders and 0 files",
+    ]  # fmt: skip
+    for stage in ("train", "test"):
+        told = f"data.init_args.dataset_classes.{stage} has folders without an image: void"
+        assert caplog.text.count(told) == 1
+
+
 def test_unreadable_image_to_predict_is_no_error(check: Any, images: Path, workplace: Path) -> None:
     (images / "new/0.png").write_text("text")
     assert check().status == "completed"

@@ -349,6 +349,23 @@ def test_one_class_is_refused(config: Any, save: Any, workplace: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("words", [[], ["--check"]])
+def test_empty_class_folder_is_refused(
+    config: Any, save: Any, images: Path, workplace: Path, words: list[str]
+) -> None:
+    for name in ("void", "words"):
+        (images / "train" / name).mkdir()
+    (images / "train" / "words" / "x.txt").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        main(["--config", save(config), *words])
+    assert str(caught.value) == (
+        "data.init_args.dataset_classes.train: has class folders without an image: void holds "
+        "0 folders and 0 files; words holds 0 folders and 1 files (.txt). Put images into each or "
+        "take it away; or list the classes that there are in data.init_args.class_names."
+    )
+    assert not (workplace / "runs").exists()
+
+
 def test_image_size_that_the_encoder_refuses_names_the_right_one(config: Any, save: Any) -> None:
     override(config, f"{MODEL}.model_name", "timm/vit_tiny_patch16_224")
     with pytest.raises(ConfigError) as caught:
