@@ -21,6 +21,7 @@ from classifier.config import TOP_LEVEL_KEYS
 from classifier.errors import ConfigError
 from classifier.evaluation.settings import SECTION, EvaluationSettings
 from classifier.importing import check_arguments, import_path, parameters_of, public_names
+from classifier.nulls import refused_nulls
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 # Where classes that may be named without their module come from.
@@ -48,6 +49,7 @@ _TYPE_WORDS = {
     "float": "a number",
     "int": "a whole number",
     "list": "a list",
+    "tuple": "a list",
     "str": "text",
 }
 _KEY = re.compile(r'^(?P<indent> *)Parser key "(?P<key>[^"]+)":', re.MULTILINE)
@@ -175,6 +177,7 @@ def _check_mapping(node: Mapping[str, Any], key: str) -> None:
         check_arguments(Trainer, node, key)
     elif key == SECTION:
         check_arguments(EvaluationSettings, node, key)
+        _check_nulls(EvaluationSettings, node, key)
 
 
 def _is_stage(key: str) -> bool:
@@ -218,6 +221,17 @@ def _check_class(node: Mapping[str, Any], key: str) -> None:
                     f"{key}.init_args.{name}", f"is missing; {cls.__name__} needs it",
                     remedy=f"Add {name}",
                 )  # fmt: skip
+        _check_nulls(cls, arguments, f"{key}.init_args")
+
+
+def _check_nulls(cls: type, arguments: Mapping[str, Any], key: str) -> None:
+    for name, types, default in refused_nulls(cls, arguments):
+        words = dict.fromkeys(_TYPE_WORDS.get(kind, kind) for kind in types)
+        example = f"Write for example {default}, or leave it out" if default is not None else ""
+        raise ConfigError(
+            f"{key}.{name}", f"must be {' or '.join(words)}", got=None,
+            remedy=_REMEDIES.get(f"{key}.{name}", example),
+        )  # fmt: skip
 
 
 def _class(path: Any, key: str) -> Any:

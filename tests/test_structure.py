@@ -36,7 +36,7 @@ FLOORS = [
     ["classifier.arguments", "classifier.manual"],
     ["classifier.masking"],
     ["classifier.measured"],
-    ["classifier.importing", "classifier.preprocessing", "classifier.config"],
+    ["classifier.importing", "classifier.nulls", "classifier.preprocessing", "classifier.config"],
     ["classifier.image_steps"],
     [
         "classifier.cores",
@@ -107,7 +107,7 @@ DRAWN = {
     "arguments": "shared", "manual": "shared", "warm": "entry", "assembly": "cli", "explain": "cli",
     "checkpoints": "runs", "checkpoint_writing": "runs", "ranks": "runs",
     "rank_launcher": "runs", "terminal": "runs",
-    "config": "shared", "cores": "shared", "errors": "shared", "files": "shared", "formats": "shared", "importing": "shared",
+    "config": "shared", "cores": "shared", "errors": "shared", "files": "shared", "formats": "shared", "importing": "shared", "nulls": "shared",
     "image_steps": "shared", "masking": "shared", "measured": "shared", "opencv_resize": "shared", "page": "shared", "preprocessing": "shared", "signals": "shared",
     "spreadsheets": "shared", "trees": "shared",
 }  # fmt: skip
