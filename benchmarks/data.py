@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from benchmarks.measuring import Case, Comparison, Quantity, run
-from benchmarks.pictures import files_below, write_photos
+from benchmarks.pictures import files_below, with_classes, write_photos
 from classifier import FolderImageDataset, ImageDataModule, RandomResizedCrop
 
 BATCH = 32
@@ -154,7 +154,7 @@ def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The benchmark's own."""
-    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--photos", type=with_classes)
     parser.add_argument("--megapixels", type=float, default=12.0)
 
 

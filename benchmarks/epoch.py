@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import yaml
 
 from benchmarks.measuring import shown
-from benchmarks.pictures import files_below, write_photos
+from benchmarks.pictures import files_below, with_classes, write_photos
 from benchmarks.processes import MAIN, seconds_of
 from benchmarks.profiling import ORDER
 from benchmarks.results import machine, placed
@@ -132,7 +132,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path)
+    parser.add_argument("--images", type=with_classes)
     parser.add_argument("--number", type=at_least(8), default=480, help="of generated photographs")
     parser.add_argument("--batch", type=at_least(2), default=32)
     parser.add_argument("--workers", type=at_least(0), nargs="+", default=[0, 1])

@@ -37,7 +37,7 @@ import torch
 import yaml
 
 from benchmarks.measuring import Case, Comparison, Quantity, run
-from benchmarks.pictures import files_below, write_photos
+from benchmarks.pictures import files_below, with_classes, write_photos
 from benchmarks.subject import Subject, add_options, folder_of, subject_of
 from classifier import main
 
@@ -232,7 +232,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """The benchmark's own."""
     parts = ["epochs", "sweep"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=["epochs"])
-    parser.add_argument("--images", type=Path)
+    parser.add_argument("--images", type=with_classes)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--freeze", nargs="+", default=["true", "0.5"])
     parser.add_argument("--from_files", action="store_true")

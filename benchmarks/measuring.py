@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.subject import at_least
+
 # So many values have quartiles worth the name; fewer show their smallest and largest.
 ENOUGH_FOR_QUARTILES = 5
 
@@ -224,7 +226,9 @@ def run(
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, help="instead of each comparison's own number")
+    parser.add_argument(
+        "--rounds", type=at_least(1), help="instead of each comparison's own number"
+    )
     parser.add_argument("--smallest", action="store_true", help="only show that it runs")
     parser.add_argument("--without_peers", action="store_true", help="leave other programs out")
     parser.add_argument(

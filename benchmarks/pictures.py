@@ -1,12 +1,17 @@
-"""Photographs for those who have none: smooth pictures with a camera's noise."""
+"""Photographs: the folders that a command line names, and smooth pictures for those without."""
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+# Not the program's own list: that it could not read a folder is to be found by running it.
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def write_photos(
@@ -41,5 +46,53 @@ def write_photos(
 
 
 def files_below(root: Path) -> list[Path]:
-    """All files of a folder, sorted."""
-    return sorted(path for path in root.rglob("*") if path.is_file())
+    """All image files of a folder, sorted."""
+    return sorted(_images(root))
+
+
+def with_images(word: str) -> Path:
+    """What argparse is to make of a word: a folder with images at any depth."""
+    root = Path(word)
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "no such folder"
+        raise argparse.ArgumentTypeError(f"{problem}, got {word}")
+    if not _has_images(root):
+        raise argparse.ArgumentTypeError(f"no images in this folder, got {word}")
+    return root
+
+
+def with_classes(word: str) -> Path:
+    """A folder with a folder for each of at least two classes, and images in each."""
+    root = with_images(word)
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
+    if len(folders) < 2:
+        raise argparse.ArgumentTypeError(
+            f"needs a folder for each of at least two classes, got {word}"
+        )
+    for folder in folders:
+        if not _has_images(folder):
+            raise argparse.ArgumentTypeError(f"no images of the class {folder.name}, got {word}")
+    return root
+
+
+def with_splits(word: str) -> Path:
+    """A folder with train/, and val/ or test/, each with a folder for each class."""
+    root = with_images(word)
+    with_classes(str(root / "train"))
+    with_classes(str(validation_of(root)))
+    return root
+
+
+def validation_of(root: Path) -> Path:
+    """The images to validate on, of a folder with val/ or test/."""
+    return root / ("val" if (root / "val").exists() else "test")
+
+
+def _has_images(root: Path) -> bool:
+    return next(_images(root), None) is not None
+
+
+def _images(root: Path) -> Iterator[Path]:
+    # Not by rglob, which enters no folder that is a link.
+    for folder, _, names in os.walk(root, followlinks=True):
+        yield from (Path(folder, name) for name in names if name.lower().endswith(EXTENSIONS))

@@ -34,7 +34,7 @@ import yaml
 
 from benchmarks import peer_environment
 from benchmarks.measuring import Case, Comparison, Quantity, run
-from benchmarks.pictures import files_below, write_photos
+from benchmarks.pictures import files_below, with_images, write_photos
 from benchmarks.processes import MAIN, ROOT, seconds_of
 from benchmarks.subject import BF16, Subject, add_options, folder_of, subject_of
 
@@ -286,7 +286,7 @@ def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
 def options(parser: argparse.ArgumentParser) -> None:
     """The benchmark's own."""
     parts = ["files", "latency", "first"]
-    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--photos", type=with_images)
     parser.add_argument("--number", type=int, default=200, help="of photographs")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     add_options(parser, size=USUAL.size)

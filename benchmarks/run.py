@@ -34,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import guard, peer_environment
 from benchmarks.measuring import Measured
+from benchmarks.pictures import with_classes, with_splits
 from benchmarks.results import RESULTS, machine, placed, section
-from benchmarks.subject import BF16, no_gpu
+from benchmarks.subject import BF16, at_least, no_gpu
 
 ROOT = Path(__file__).parents[1]
 # Name -> the option by which it takes a folder, and which of the suite's folders that is.
@@ -123,9 +124,13 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--rounds", type=int, help="instead of each comparison's own number")
-    parser.add_argument("--photos", type=Path, help="with a folder a class: data, frozen, predict")
-    parser.add_argument("--images", type=Path, help="with train/ and val/ or test/: train")
+    parser.add_argument(
+        "--rounds", type=at_least(1), help="instead of each comparison's own number"
+    )
+    parser.add_argument(
+        "--photos", type=with_classes, help="with a folder a class: data, frozen, predict"
+    )
+    parser.add_argument("--images", type=with_splits, help="with train/ and val/ or test/: train")
     parser.add_argument("--without_peers", action="store_true", help="leave other programs out")
     parser.add_argument("--gpu", action="store_true", help=f"on a GPU: {', '.join(ON_GPU)}")
     parser.add_argument(

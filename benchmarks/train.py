@@ -39,7 +39,7 @@ import yaml
 
 from benchmarks import gpu, limits, peer_environment
 from benchmarks.measuring import Case, Comparison, Quantity, run
-from benchmarks.pictures import files_below, write_photos
+from benchmarks.pictures import files_below, validation_of, with_splits, write_photos
 from benchmarks.processes import MAIN, seconds_of
 from benchmarks.subject import (
     BF16,
@@ -281,9 +281,8 @@ def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
             write_photos(images / "val", number // 4, names=names)
         else:
             images.mkdir()
-            val = "val" if (found / "val").exists() else "test"
             os.symlink(found / "train", images / "train")
-            os.symlink(found / val, images / "val")
+            os.symlink(validation_of(found), images / "val")
         epochs = 2 if given.smallest else given.epochs or (2 if subject.on_gpu else 3)
         batch = given.batch or (64 if subject.on_gpu else 32)
         usual = usable_cores() if subject.on_gpu else 1
@@ -294,7 +293,7 @@ def comparisons(given: argparse.Namespace) -> Iterator[Comparison]:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The benchmark's own."""
-    parser.add_argument("--images", type=Path)
+    parser.add_argument("--images", type=with_splits)
     parser.add_argument("--epochs", type=at_least(2), help="(default: 3, on a GPU 2)")
     parser.add_argument("--batch", type=at_least(2), help="of a step (default: 32, on a GPU 64)")
     parser.add_argument(
