@@ -40,15 +40,14 @@ class FolderImageDataset(FilesDataset):
                 remedy=f"Relative paths start at {os.getcwd()}",
             )  # fmt: skip
         found = find_images(root)
-        paths = sorted(found.images)
-        if not paths:
+        if not found.images:
             raise ConfigError(
                 "root", f"no images in this folder; it holds {_contents(root)}", got=self.root,
                 remedy="Put images into it, in one sub-folder per class for training",
             )  # fmt: skip
         self.empty_folders = {name: _contents(root / name) for name in found.empty}
         return PackedSamples(
-            Sample(path, path.partition("/")[0] if "/" in path else None) for path in paths
+            Sample(path, path.partition("/")[0] if "/" in path else None) for path in found.images
         )
 
     def file(self, index: int) -> Path:

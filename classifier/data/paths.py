@@ -59,7 +59,7 @@ class Found:
     """What lies below a folder.
 
     Args:
-        images: Paths relative to the folder, with forward slashes, in no particular order.
+        images: Paths relative to the folder, with forward slashes, sorted.
         empty: Names of its direct sub-folders that have no image below them, sorted.
     """
 
@@ -97,6 +97,7 @@ def find_images(root: Path) -> Found:
             "%s: left out %d links to folders that are there under another name (%s)",
             root, len(walk.left_out), shown,
         )  # fmt: skip
+    images.sort()
     return Found(images, sorted(set(walk.direct) - filled - set(walk.left_out)))
 
 
