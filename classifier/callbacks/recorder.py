@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from classifier.checkpoints import (
     CONFIG_KEY,
@@ -176,6 +178,11 @@ class EpochLine(Checkpoint):
 
     def __init__(self) -> None:
         self._started = time.monotonic()
+        self._earlier: list[tuple[Any, ...]] = []  # stops that a checkpoint tells of
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the stops of the training that this one goes on from."""
+        self._earlier = [_stop_of(callback) for callback in _stoppers(trainer)]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the time."""
@@ -196,12 +203,37 @@ class EpochLine(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say why a training ended early."""
-        for callback in _watching(trainer):
-            if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-                log.info(
-                    "EarlyStopping: %s has not improved for %d epochs; best %.4f",
-                    callback.monitor, callback.wait_count, float(callback.best_score),
-                )  # fmt: skip
+        for callback, earlier in zip(_stoppers(trainer), self._earlier, strict=True):
+            if _stop_of(callback) != earlier:
+                log.info("EarlyStopping: %s", _why_stopped(callback))
+
+
+def _stoppers(trainer: Any) -> list[EarlyStopping]:
+    return [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]
+
+
+def _stop_of(callback: EarlyStopping) -> tuple[Any, ...]:
+    """What changes when the callback ends a training; its epoch alone may be 0."""
+    return callback.stopped_epoch, callback.stopping_reason, callback.stopping_reason_message
+
+
+def _why_stopped(callback: EarlyStopping) -> str:
+    """Not in Lightning's words, whose sign is wrong where a metric diverged."""
+    name, best = callback.monitor, float(callback.best_score)
+    found = f"; best {best:.4f}" if math.isfinite(best) else ""
+    match callback.stopping_reason:
+        case EarlyStoppingReason.STOPPING_THRESHOLD:
+            return f"{name} has reached stopping_threshold {callback.stopping_threshold:g}"
+        case EarlyStoppingReason.DIVERGENCE_THRESHOLD:
+            limit = f"divergence_threshold {callback.divergence_threshold:g}"
+            return f"{name} is worse than {limit}{found}"
+        case EarlyStoppingReason.NON_FINITE_METRIC:
+            return f"{name} is not finite{found}"
+        case EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            # It may have improved since, in epochs that min_epochs asks for.
+            epochs = max(callback.wait_count, callback.patience)
+            return f"{name} has not improved for {epochs} epochs{found}"
+    return f"another process saw a reason in its {name}"
 
 
 def _watching(trainer: Any) -> list[Any]:
