@@ -24,7 +24,6 @@ TRAIN = f"{DATA}.dataset_classes.train.init_args"
 NULLS: list[tuple[str, str, str]] = [
     (f"{DATA}.batch_size", "a whole number", "Write for example 32, or leave it out."),
     (f"{DATA}.num_workers", "a whole number or auto", "Write for example auto, or leave it out."),
-    (f"{DATA}.val_fraction", "a number", "Write for example 0.2, or leave it out."),
     (f"{DATA}.fold", "a whole number", "Write for example 0, or leave it out."),
     (f"{DATA}.create_dataset", "true or false", "Write for example false, or leave it out."),
     (f"{DATA}.group_duplicates", "true or false", "Write for example true, or leave it out."),

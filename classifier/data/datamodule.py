@@ -90,7 +90,7 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int = 32,
         num_workers: int | Literal["auto"] = "auto",
         create_dataset: bool = False,
-        val_fraction: float = 0.2,
+        val_fraction: float | None = 0.2,
         augmentations: dict[str, TransformList | None] | None = None,
         seed: int | None = None,
         test_fraction: float | None = None,
@@ -135,7 +135,7 @@ class ImageDataModule(L.LightningDataModule):
         self.encoder: Encoder | None = None
         self.preprocessing: Preprocessing | None = None
         self.rules = Rules(
-            val_fraction, test_fraction or 0.0, folds, fold, group_pattern, group_duplicates,
+            val_fraction or 0.0, test_fraction or 0.0, folds, fold, group_pattern, group_duplicates,
             class_names, on_bad_image, max_samples,
         )  # fmt: skip
         # Known from the data, or from a checkpoint, which sets them before `setup`.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from classifier.commands import speed_kept
 from classifier.commands.speed_kept import OF_STUDY, decided_by_first
@@ -95,7 +96,7 @@ def test_lock_that_is_never_free_is_waited_for_a_while_only(
     file = speed_kept.FOLDER / "a.json"
     file.parent.mkdir(parents=True)
     found = Choice(FLOAT32, True, 1, "told", 2.0)
-    with speed_kept.FileLock(f"{file}.lock"):
+    with FileLock(f"{file}.lock"):
         assert speed_kept.measured_once(file, lambda: found) == found
     assert not file.exists()
 

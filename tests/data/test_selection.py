@@ -193,8 +193,8 @@ def test_class_that_a_held_out_split_lacks_is_told(caplog: pytest.LogCaptureFixt
     assert "val, which is held out of train, has no images of: c" in caplog.text
 
 
-def test_nothing_is_held_out_when_the_fractions_say_so() -> None:
-    data = module(Painted(["a", "b"] * 9), val_fraction=0.0, test_fraction=None)
+def test_fractions_can_be_null() -> None:
+    data = module(Painted(["a", "b"] * 9), val_fraction=None, test_fraction=None)
     assert not data.has_validation()
     assert len(data.stage("train")) == 18
 
