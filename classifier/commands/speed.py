@@ -91,7 +91,7 @@ def _as_before(prepared: Prepared, config: dict[str, Any]) -> Choice:
     precision, channels_last = lookup(config, PRECISION), lookup(config, CHANNELS_LAST)
     return Choice(
         usual.precision if is_open(precision) else str(precision),
-        usual.channels_last if channels_last is None else bool(channels_last),
+        usual.channels_last if is_open(channels_last) else bool(channels_last),
         usual.num_workers if is_open(workers) else int(workers),
     )
 
